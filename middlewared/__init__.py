@@ -1,0 +1,3 @@
+"""middlewared: open high availability for two-controller storage."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,236 @@
+"""What middlewared needs of the machine under it: plain data, and one Protocol a port.
+
+Every port has a real driver and a simulated one (in `plugins/<feature>/`); the daemon alone picks which. Drivers raise
+PortError with a sentence for a human when the machine refuses or does not answer; a driver never guesses.
+"""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Listener = Callable[[], None]  # "something changed, look again": never carries the news itself
+
+
+class PortError(Exception):
+    """The machine refused, failed or did not answer in time; the message says which and what to do."""
+
+
+# ---------------------------------------------------------------------------------------------- network
+
+
+class Vrrp(enum.StrEnum):
+    """State of one VRRP instance, in keepalived's words (RFC 9568 section 6.4, plus FAULT and STOP)."""
+
+    MASTER = "MASTER"
+    BACKUP = "BACKUP"
+    FAULT = "FAULT"  # the link is down
+    STOP = "STOP"  # not taking part in the election
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """One network interface of this controller as the kernel shows it."""
+
+    name: str
+    link_up: bool
+    mac: str
+    addresses: tuple[str, ...] = ()  # "192.0.2.1/24"; virtual ones included while they are here
+    kind: str = "PHYSICAL"
+
+
+@dataclass(frozen=True, slots=True)
+class VrrpInstance:
+    """One virtual router: the interface it runs on, the addresses it moves, and how eagerly it wants them."""
+
+    interface: str
+    addresses: tuple[str, ...]  # virtual, with prefix length: "192.0.2.10/24"
+    router_id: int  # 1..255, the same on both controllers
+    priority: int  # 1..254, the higher wins an open election; a MASTER is never preempted
+    advert_ms: int
+
+
+class Interfaces(Protocol):
+    """Network interfaces, event-driven."""
+
+    def nics(self) -> Sequence[Nic]: ...
+
+    def heartbeat(self) -> Nic | None:
+        """The interface of the point-to-point link to the other controller; None when it does not exist."""
+
+    def on_change(self, listener: Listener) -> None: ...
+
+
+class VirtualIps(Protocol):
+    """The VRRP speaker (keepalived). It outlives middlewared."""
+
+    def states(self) -> Mapping[str, Vrrp]:
+        """Instance state by interface name; empty when the speaker itself is not running."""
+
+    async def configure(self, instances: Sequence[VrrpInstance]) -> None:
+        """Replace the set of instances. Those that do not change keep their state and their addresses."""
+
+    async def participate(self, wanted: bool) -> None:
+        """False: tell the others (an advert of priority 0), drop all addresses and stay out until True."""
+
+    def on_change(self, listener: Listener) -> None: ...
+
+
+class Firewall(Protocol):
+    """Keeps traffic to virtual addresses out until the controller is fit to serve it. It outlives middlewared."""
+
+    async def block(self) -> None: ...
+
+    async def allow(self) -> None: ...
+
+    async def allowed(self) -> bool: ...
+
+
+# ---------------------------------------------------------------------------------------------- storage
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A shared disk that this controller can reach (boot disks are not listed)."""
+
+    name: str
+    serial: str
+    size_bytes: int
+    model: str = ""
+    paths: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool that lives on the shared disks."""
+
+    name: str
+    guid: str
+    imported: bool  # what this controller's kernel says, never what a configuration says
+    status: str  # ONLINE, DEGRADED, SUSPENDED, OFFLINE (not imported here)
+    size_bytes: int = 0
+    allocated_bytes: int = 0
+
+
+class Disks(Protocol):
+    def disks(self) -> Sequence[Disk]: ...
+
+    def on_change(self, listener: Listener) -> None: ...
+
+
+class Pools(Protocol):
+    async def pools(self) -> Sequence[Pool]:
+        """All pools on the shared disks, imported or not. Raises PortError when the kernel cannot tell."""
+
+    async def import_pool(self, guid: str) -> None:
+        """Import, by force: the fence already excludes every other writer. The caller sets the deadline."""
+
+    async def export_pool(self, guid: str) -> None: ...
+
+    def on_change(self, listener: Listener) -> None: ...
+
+
+class FenceCode(enum.IntEnum):
+    """How `fenced` answers an attempt to take the disks; also its exit codes."""
+
+    OK = 0
+    NONE_REGISTERED = 1  # no disk could be registered
+    PEER_ALIVE = 2  # the other controller's key is still moving on the disks
+    TOO_MANY_REFUSED = 3  # more than 10 % of the disks refused
+    ALL_EXCLUDED = 4  # no disk is left to reserve
+    UNEXPECTED = 5
+    ALREADY_RUNNING = 6
+
+
+@dataclass(frozen=True, slots=True)
+class FenceState:
+    """What the keeper knows. `running` False means that nobody answers: then nothing else here is to be believed."""
+
+    running: bool = False
+    held: bool = False  # we hold the reservations, verified by reading them back
+    peer_moving: bool = False  # the other controller's key changed within fence.alive_ms
+    generation: int = 0
+    disks_total: int = 0
+    disks_held: int = 0
+    disks_failed: tuple[str, ...] = ()  # serials
+
+
+@dataclass(frozen=True, slots=True)
+class FenceResult:
+    code: FenceCode
+    message: str = ""  # a sentence: what refused and why
+
+
+class Fencing(Protocol):
+    """Reservations on the shared disks, kept by `fenced`, which outlives middlewared."""
+
+    def state(self) -> FenceState: ...
+
+    async def acquire(self, *, force: bool) -> FenceResult:
+        """Take the disks. Without force a peer whose key is still moving is left alone (PEER_ALIVE)."""
+
+    async def release(self) -> None:
+        """Give the reservations and registrations up. Only ever after the pools are seen exported."""
+
+    def on_change(self, listener: Listener) -> None:
+        """Also called when the reservations are lost."""
+
+
+# ---------------------------------------------------------------------------------------------- the rest
+
+
+class Services(Protocol):
+    """The services that run where the pools are (shares, targets)."""
+
+    def states(self) -> Mapping[str, bool]:
+        """Running or not, by service name."""
+
+    async def start(self, name: str) -> None: ...
+
+    async def stop(self, name: str) -> None: ...
+
+    def on_change(self, listener: Listener) -> None: ...
+
+
+class Power(Protocol):
+    def reset(self, reason: str) -> None:
+        """Reset the machine at once and without any ceremony (sysrq b); does not return. For S3 only."""
+
+    async def reboot(self, reason: str) -> None:
+        """Orderly restart of the machine."""
+
+    async def shutdown(self, reason: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What this controller is; read once at start, except where a driver reports a change."""
+
+    boot_id: str
+    hardware: str  # ECHOWARP, …; MANUAL when unknown
+    serial: str
+    version: str
+    licensed: bool
+    reboot_reasons: Mapping[str, str] = field(default_factory=dict)  # code (UPGRADE, FIPS, GPOSSTIG) -> sentence
+    migrating_system_dataset: bool = False
+
+
+class Platform(Protocol):
+    def identity(self) -> Identity: ...
+
+    def on_change(self, listener: Listener) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """One controller's drivers, as the daemon picked them."""
+
+    interfaces: Interfaces
+    virtual_ips: VirtualIps
+    firewall: Firewall
+    disks: Disks
+    pools: Pools
+    fencing: Fencing
+    services: Services
+    power: Power
+    platform: Platform

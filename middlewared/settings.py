@@ -1,0 +1,132 @@
+"""The daemon's own settings: one TOML file a controller, checked whole when it loads.
+
+What belongs to the pair (failover, interfaces, users) lives in the store and is replicated; what belongs to one
+controller's box (its letter, sockets, drivers, timings) lives here. Unknown keys and impossible relations are refused
+with a message that names the key.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+
+class SettingsError(Exception):
+    """The settings file is missing, unreadable or wrong; the message names the key and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """Where clients reach us. `handoff` is the lab's way in: a unix socket that receives accepted connections."""
+
+    listen: tuple[str, ...] = ("0.0.0.0:80",)  # noqa: S104  every address of the controller, the virtual ones included
+    listen_tls: tuple[str, ...] = ()
+    certificate: str = ""  # PEM, certificate and key in one file; needed by listen_tls
+    handoff: str = ""
+    port: int = 80  # as clients see it; shown in URLs
+    port_tls: int = 0  # 0: no TLS
+    connections_max: int = 12_000
+    logins_failed_per_minute_max: int = 20  # per address; then EBUSY
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """The link to the other controller. A silence of timeout_ms is death; heartbeats go every heartbeat_ms."""
+
+    listen: str = "169.254.10.1:6000"  # or unix:/path
+    connect: str = "169.254.10.2:6000"
+    certificate: str = ""  # ours: PEM, certificate and key
+    peer_certificate: str = ""  # the other's, pinned
+    heartbeat_ms: int = 100
+    timeout_ms: int = 500
+
+
+@dataclass(frozen=True, slots=True)
+class FenceSettings:
+    """Reservations. `alive_ms` without movement of the peer's key on the disks means that the peer is dead there."""
+
+    socket: str = "/run/middlewared/fenced.sock"
+    host_id: int = 0  # upper half of every key; 0: derived from the node letter
+    heartbeat_ms: int = 50
+    alive_ms: int = 150
+    lost_ms: int = 1000  # a holder that cannot see its reservations for so long resets itself
+    sentinels: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    node: Literal["A", "B"] = "A"
+    hostname: str = "controller-a"
+    state_dir: str = "/var/lib/middlewared"
+    run_dir: str = "/run/middleware"
+    drivers: Literal["simulated", "linux"] = "linux"
+    machine: str = ""  # simulated drivers: the socket of the simulated machine
+    api: ApiSettings = field(default_factory=ApiSettings)
+    peer: PeerSettings = field(default_factory=PeerSettings)
+    fence: FenceSettings = field(default_factory=FenceSettings)
+
+    @property
+    def socket(self) -> Path:
+        """The unix socket for local administration; root there needs no login (PROTOCOL 5.2)."""
+        return Path(self.run_dir) / "middlewared.sock"
+
+    @property
+    def other_node(self) -> str:
+        return "B" if self.node == "A" else "A"
+
+
+def load(path: Path) -> Settings:
+    """Read and check a settings file. Raises SettingsError."""
+    try:
+        text = path.read_text()
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}; `middlewared --config FILE` names another") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from error
+    settings = _build(Settings, data, str(path))
+    _check(settings, str(path))
+    return settings
+
+
+def _build(kind: type[Any], data: dict[str, Any], where: str) -> Any:
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in hints:
+            raise SettingsError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(hints))}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, dict):
+                raise SettingsError(f"{where}: {key} is a section, write [{key}]")
+            values[key] = _build(hint, value, f"{where} [{key}]")  # type: ignore[arg-type]  # checked above
+            continue
+        default = kind.__dataclass_fields__[key].default
+        if isinstance(default, tuple):
+            if not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+                raise SettingsError(f"{where}: {key} must be a list of strings")
+            value = tuple(value)
+        elif type(value) is not type(default):
+            raise SettingsError(f"{where}: {key} must be of type {type(default).__name__}")
+        values[key] = value
+    return kind(**values)
+
+
+def _check(settings: Settings, where: str) -> None:
+    fence, peer, api = settings.fence, settings.peer, settings.api
+    checks = [
+        (settings.node in ("A", "B"), "node must be A or B"),
+        (settings.drivers in ("simulated", "linux"), "drivers must be simulated or linux"),
+        (settings.drivers != "simulated" or settings.machine != "", "drivers = simulated needs machine"),
+        (10 <= fence.heartbeat_ms, "fence.heartbeat_ms must be at least 10"),
+        (fence.heartbeat_ms * 3 <= fence.alive_ms, "fence.alive_ms must be at least three fence.heartbeat_ms"),
+        (fence.alive_ms <= fence.lost_ms, "fence.lost_ms must not be less than fence.alive_ms"),
+        (1 <= fence.sentinels <= 16, "fence.sentinels must be 1..16"),
+        (peer.heartbeat_ms * 3 <= peer.timeout_ms, "peer.timeout_ms must be at least three peer.heartbeat_ms"),
+        (not api.listen_tls or api.certificate != "", "api.listen_tls needs api.certificate"),
+        (api.connections_max >= 16, "api.connections_max must be at least 16"),
+    ]
+    for holds, why in checks:
+        if not holds:
+            raise SettingsError(f"{where}: {why}")
