@@ -213,6 +213,7 @@ class Identity:
     licensed: bool
     reboot_reasons: Mapping[str, str] = field(default_factory=dict)  # code (UPGRADE, FIPS, GPOSSTIG) -> sentence
     migrating_system_dataset: bool = False
+    booting: bool = False  # the operating system has not finished starting
 
 
 class Platform(Protocol):

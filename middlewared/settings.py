@@ -52,6 +52,16 @@ class FenceSettings:
     alive_ms: int = 150
     lost_ms: int = 1000  # a holder that cannot see its reservations for so long resets itself
     sentinels: int = 4
+    shelf: str = ""  # simulated drivers: the socket through which this controller reaches the simulated disks
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverSettings:
+    """How long a phase may take before it counts as failed; a failing export resets the machine."""
+
+    import_ms_max: int = 120_000
+    export_ms_max: int = 30_000
+    services_ms_max: int = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,7 @@ class Settings:
     api: ApiSettings = field(default_factory=ApiSettings)
     peer: PeerSettings = field(default_factory=PeerSettings)
     fence: FenceSettings = field(default_factory=FenceSettings)
+    failover: FailoverSettings = field(default_factory=FailoverSettings)
 
     @property
     def socket(self) -> Path:

@@ -1,0 +1,190 @@
+"""Puts the parts together: ports and peer in, engine in the middle, facts, status and configuration out."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+
+from middlewared.plugin import Context
+from middlewared.plugins.failover.election import fold
+from middlewared.plugins.failover.events import Configured, Discovered, Elected, Event, FenceLost, PeerChanged, Wish
+from middlewared.plugins.failover.facts import Facts, from_wire
+from middlewared.plugins.failover.observer import Observer, vrrp_instances
+from middlewared.plugins.failover.progress import Progress
+from middlewared.plugins.failover.publisher import Publisher
+from middlewared.plugins.failover.runner import Runner
+from middlewared.plugins.failover.state import Config, Limits, PeerView, Role, State
+from middlewared.plugins.failover.sync import ConfigSync
+from middlewared.plugins.failover.worker import Worker
+from middlewared.ports import PortError, VrrpInstance
+
+log = logging.getLogger(__name__)
+
+_KEEPER_WAIT_S = 10.0
+_SPEAKER_RETRY_S = 0.5
+
+
+class FailoverController:
+    """One controller's failover, from start to stop."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        settings, ports = context.settings, context.ports
+        self._node = settings.node
+        self._ports = ports
+        self._ready = False
+        self._was_held = False
+        self._said: dict[type, Event] = {}  # the last event of each kind, to post only news
+        self._instances: tuple[VrrpInstance, ...] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self.other: Facts | None = None
+        self.observer = Observer(settings, ports, context.store)
+        worker = Worker(self._node, ports, context.store, context.peer, context.alerts)
+        self.runner = Runner(ports, worker, _limits(context), self._stepped)
+        self.publisher = Publisher(context.bus, context.peer, context.alerts)
+        self.sync = ConfigSync(context.store, context.peer, context.alerts, self.mine, lambda: self.other)
+        self._progress = Progress(context.jobs)
+
+    def mine(self) -> Facts:
+        """This controller's facts, now."""
+        return self.observer.facts(self.runner.state, ready=self._ready)
+
+    async def start(self) -> None:
+        peer = self._context.peer
+        peer.on_facts = self._peer_facts
+        peer.on_lost = self._peer_lost
+        peer.serve_snapshot = self.sync.receive
+        await self.observer.start()
+        self.observer.on_change(self.look)
+        self.look()
+        self._spawn(self._discover())
+
+    async def stop(self) -> None:
+        await self.runner.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.sync.stop()
+        await self.observer.stop()
+
+    async def wish(self, wish: Wish, cause: str) -> tuple[bool, str]:
+        """An operator's request: (changed, refusal). TimeoutError when the outcome takes longer than a minute."""
+        answer = await self.runner.ask(wish, cause, timeout_s=60.0)
+        return answer.changed, answer.refusal
+
+    def look(self) -> None:
+        """Something changed somewhere: tell the engine what is news to it, then the world."""
+        self._changed.set()
+        config, facts = self.observer.config, self.mine()
+        election = fold(facts.interfaces)
+        pair = facts.licensed and any(item.critical and item.virtual_addresses for item in config.interfaces)
+        designated = (config.master_node or "A") == self._node
+        self._post_news(Configured(Config(pair, not config.disabled, designated, config.timeout_s * 1000)))
+        self._configure_speaker()
+        self._post_news(Elected(election))
+        self._check_fence()
+        self._publish()
+
+    def _post_news(self, event: Event) -> None:
+        if self._said.get(type(event)) != event:
+            self._said[type(event)] = event
+            self.runner.post(event)
+
+    def _check_fence(self) -> None:
+        fence = self._ports.fencing.state()
+        if fence.running and self._was_held and not fence.held:
+            self.runner.post(FenceLost())
+        if fence.running:
+            self._was_held = fence.held
+
+    def _configure_speaker(self) -> None:
+        instances = vrrp_instances(self.observer.config, self._node)
+        if instances != self._instances:
+            self._instances = instances
+            self._spawn(self._configure_until_done(instances))
+
+    async def _configure_until_done(self, instances: tuple[VrrpInstance, ...]) -> None:
+        while self._instances is instances:
+            try:
+                await self._ports.virtual_ips.configure(instances)
+                return
+            except PortError as error:
+                log.warning("the VRRP speaker cannot be configured: %s", error)
+                await asyncio.sleep(_SPEAKER_RETRY_S)
+
+    async def _discover(self) -> None:
+        """Find out where a former middlewared of this boot left things, as soon as the keeper can be asked."""
+        try:
+            async with asyncio.timeout(_KEEPER_WAIT_S):
+                while not self._ports.fencing.state().running:
+                    await self._next_change()
+        except TimeoutError:
+            log.error("the keeper of the reservations (fenced) does not answer: going on without")
+        while self._ports.platform.identity().booting and not self._ports.fencing.state().held:
+            await self._next_change()
+        try:
+            pools = await self._ports.pools.pools()
+            imported, complete = any(pool.imported for pool in pools), all(pool.imported for pool in pools)
+            is_open = await self._ports.firewall.allowed()
+        except PortError as error:
+            log.error("this machine cannot say what is imported: %s", error)
+            imported, complete, is_open = True, False, False  # unknown counts as imported
+        self._ready = True
+        self._context.ready = True
+        held = self._ports.fencing.state().held
+        self.runner.post(Discovered(held, imported, complete, is_open))
+        self.look()
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _stepped(self, before: State, after: State) -> None:
+        self._progress.follow(before, after)
+        if after.role is Role.MASTER and before.role is not Role.MASTER:
+            self._spawn(self._lead())
+        if before.role is not after.role or before.phase is not after.phase:
+            self._publish()
+
+    async def _lead(self) -> None:
+        """A new MASTER begins an epoch of the configuration: whatever a former one wrote alone is older."""
+        if self._context.store.query("SELECT master_node FROM failover_config")[0]["master_node"] != self._node:
+            await self._context.store.begin_epoch()
+            await self._context.store.write(
+                lambda tx: tx.execute("UPDATE failover_config SET master_node = ? WHERE id = 1", (self._node,))
+            )
+
+    def _publish(self) -> None:
+        self.publisher.publish(self.mine(), self.other)
+        self.sync.reconcile()
+
+    def _peer_facts(self, data: dict[str, object]) -> None:
+        try:
+            other = from_wire(data)
+        except ValueError as error:
+            log.error("%s", error)
+            return
+        self.other = other
+        master = other.role in (Role.MASTER, Role.TAKING, Role.YIELDING)
+        self._post_news(PeerChanged(PeerView(master, other.could_lead)))
+        self._publish()
+
+    def _peer_lost(self) -> None:
+        self.other = None
+        self._post_news(PeerChanged(None))
+        self._publish()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a background task of failover failed", exc_info=task.exception())
+
+
+def _limits(context: Context) -> Limits:
+    own = context.settings.failover
+    return Limits(import_ms=own.import_ms_max, export_ms=own.export_ms_max, services_ms=own.services_ms_max)

@@ -1,0 +1,231 @@
+"""The `failover.*` methods."""
+
+import errno
+from typing import Any
+
+from middlewared.errors import CallError, ValidationErrors, invalid
+from middlewared.plugin import Call, Context, Plugin, method
+from middlewared.plugins.failover.controller import FailoverController
+from middlewared.plugins.failover.events import Wish
+from middlewared.plugins.failover.publisher import reboot_info
+from middlewared.plugins.failover.state import Role
+from middlewared.store.database import Transaction
+
+
+class Failover(Plugin):
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.controller = FailoverController(context)
+
+    async def start(self) -> None:
+        await self.controller.start()
+
+    async def stop(self) -> None:
+        await self.controller.stop()
+
+    # -------------------------------------------------------------------------------------- questions
+
+    @method("failover.status")
+    async def status(self, call: Call) -> str:
+        return self.controller.publisher.status.value
+
+    @method("failover.status_refresh")
+    async def status_refresh(self, call: Call) -> None:
+        self.controller.look()
+
+    @method("failover.disabled.reasons")
+    async def disabled_reasons(self, call: Call) -> list[str]:
+        return list(self.controller.publisher.reasons)
+
+    @method("failover.disabled_reasons")
+    async def disabled_reasons_by_older_name(self, call: Call) -> list[str]:
+        return list(self.controller.publisher.reasons)
+
+    @method("failover.in_progress")
+    async def in_progress(self, call: Call) -> bool:
+        other = self.controller.other
+        return self.controller.mine().ongoing or (other is not None and other.ongoing)
+
+    @method("failover.licensed")
+    async def licensed(self, call: Call) -> bool:
+        return self.controller.mine().licensed
+
+    @method("failover.node")
+    async def node(self, call: Call) -> str:
+        return self.context.settings.node
+
+    @method("failover.hardware")
+    async def hardware(self, call: Call) -> str:
+        return self.context.ports.platform.identity().hardware
+
+    @method("failover.get_ips")
+    async def get_ips(self, call: Call) -> list[str]:
+        api = self.context.settings.api
+        addresses = [item.split("/")[0] for item in self.controller.observer.config.virtual_addresses]
+        hosts = [f"[{address}]" if ":" in address else address for address in addresses]
+        plain = [f"http://{host}{'' if api.port == 80 else f':{api.port}'}" for host in hosts]
+        secure = [f"https://{host}{'' if api.port_tls == 443 else f':{api.port_tls}'}" for host in hosts]
+        return plain + (secure if api.port_tls else [])
+
+    @method("failover.reboot.info")
+    async def reboot_info(self, call: Call) -> dict[str, Any]:
+        return reboot_info(self.controller.mine(), self.controller.other)
+
+    # -------------------------------------------------------------------------------------- configuration
+
+    @method("failover.config")
+    async def config(self, call: Call) -> dict[str, Any]:
+        config, facts = self.controller.observer.config, self.controller.mine()
+        if config.disabled:
+            master = (config.master_node or "A") == facts.node
+        else:
+            master = facts.role in (Role.MASTER, Role.YIELDING)
+        return {"id": 1, "disabled": config.disabled, "timeout": config.timeout_s, "master": master}
+
+    @method("failover.update")
+    async def update(self, call: Call, data: dict[str, Any]) -> dict[str, Any]:
+        config = self.controller.observer.config
+        disabled = data.get("disabled", config.disabled)
+        if config.disabled and not disabled:
+            self._check_can_enable()
+        node = config.master_node
+        if "master" in data and data["master"] is not None:
+            if not disabled and data["master"] is not (await self.config(call))["master"]:
+                raise invalid(
+                    "failover_update.master",
+                    "Can only be chosen while failover is disabled; to move the role now use failover.become_passive",
+                )
+            settings = self.context.settings
+            node = settings.node if data["master"] else settings.other_node
+        timeout_s = data.get("timeout", config.timeout_s)
+
+        def change(tx: Transaction) -> None:
+            tx.execute(
+                "UPDATE failover_config SET disabled = ?, master_node = ?, timeout_s = ? WHERE id = 1",
+                (int(disabled), node, timeout_s),
+            )
+
+        if (disabled, node, timeout_s) != (config.disabled, config.master_node, config.timeout_s):
+            await self.context.store.write(change)
+        return await self.config(call)
+
+    @method("failover.control")
+    async def control(self, call: Call, action: str, options: dict[str, Any]) -> bool:
+        """True when the call changed anything."""
+        disable = action == "DISABLE"
+        if self.controller.observer.config.disabled == disable:
+            return False
+        data: dict[str, Any] = {"disabled": disable}
+        if disable:
+            data["master"] = options["active"] == (self.controller.mine().role is Role.MASTER)
+        await self.update(call, data)
+        return True
+
+    def _check_can_enable(self) -> None:
+        if not any(interface.critical for interface in self.controller.observer.config.interfaces):
+            raise ValidationErrors(
+                [("failover_update.disabled", "Mark at least one interface as critical for failover first", errno.EINVAL)]
+            )
+
+    # -------------------------------------------------------------------------------------- changing roles
+
+    @method("failover.force_master")
+    async def force_master(self, call: Call) -> bool:
+        """True when this controller became MASTER, False when it already was."""
+        changed = await self._wish(Wish.FORCE_MASTER, f"force_master by {call.credential.username}")
+        config = self.controller.observer.config
+        if changed and config.disabled and config.master_node != self.context.settings.node:
+            await self.update(call, {"disabled": True, "master": True})
+        return changed
+
+    @method("failover.become_passive")
+    async def become_passive(self, call: Call) -> None:
+        asked_by_peer = call.credential.kind == "NODE"
+        reasons = self.controller.publisher.reasons
+        if reasons and not asked_by_peer:
+            raise CallError(
+                f"The other controller would not take over: {', '.join(reasons)}. "
+                "Mend that first, or use force_master there.",
+                errno.EBUSY,
+            )
+        await self._wish(Wish.BECOME_PASSIVE, f"become_passive by {call.credential.username}")
+
+    async def _wish(self, wish: Wish, cause: str) -> bool:
+        try:
+            changed, refusal = await self.controller.wish(wish, cause)
+        except TimeoutError as error:
+            raise CallError("It takes longer than a minute; it goes on: see failover.status.", errno.ETIMEDOUT) from error
+        if refusal:
+            raise CallError(refusal, errno.EBUSY)
+        return changed
+
+    # -------------------------------------------------------------------------------------- the other controller
+
+    @method("failover.sync_to_peer")
+    async def sync_to_peer(self, call: Call, options: dict[str, Any]) -> None:
+        self._refuse_stale_source(mine=True)
+        await self.controller.sync.push()
+        if options["reboot"]:
+            await self.context.peer.call("system.reboot", ["configuration was synced from the other controller", {}])
+
+    @method("failover.sync_from_peer")
+    async def sync_from_peer(self, call: Call) -> None:
+        self._refuse_stale_source(mine=False)
+        if self.controller.mine().role is not Role.MASTER:  # a MASTER here has what the other has: nothing to fetch
+            await self.context.peer.call("failover.sync_to_peer", [{"reboot": False}])
+
+    def _refuse_stale_source(self, *, mine: bool) -> None:
+        """Never overwrite the leader's newer configuration with the standby's older one."""
+        controller = self.controller
+        facts, other = controller.mine(), controller.other
+        if other is None:
+            raise CallError("The other controller cannot be reached over the heartbeat link.", errno.ECONNREFUSED)
+        source, target = (facts, other) if mine else (other, facts)
+        if target.role is Role.MASTER and (source.epoch, source.position) != (target.epoch, target.position):
+            raise CallError(
+                f"Controller {target.node} leads and has newer configuration than {source.node}: "
+                "that copy would lose changes. Sync in the other direction.",
+                errno.EBUSY,
+            )
+
+    @method("failover.call_remote")
+    async def call_remote(self, call: Call, name: str, args: list[Any], options: dict[str, Any]) -> Any:
+        def on_progress(percent: float | None, description: str | None, extra: Any) -> None:
+            if call.job is not None:
+                call.job.set_progress(percent, description, extra)
+
+        return await self.context.peer.call(
+            name,
+            args,
+            timeout_s=options["timeout"],
+            connect_timeout_s=options["connect_timeout"],
+            on_progress=on_progress,
+            raise_connect_error=options["raise_connect_error"],
+        )
+
+    @method("failover.reboot.other_node")
+    async def reboot_other_node(self, call: Call, options: dict[str, Any]) -> None:
+        await self.context.peer.call("system.reboot", [options["reason"], {}])
+
+    # -------------------------------------------------------------------------------------- upgrade
+
+    @method("failover.upgrade_pending")
+    async def upgrade_pending(self, call: Call) -> bool:
+        """Whether a controller still has to reboot into what was installed."""
+        other = self.controller.other
+        facts = [self.controller.mine(), *([other] if other is not None else [])]
+        return any("UPGRADE" in one.reboot_reasons for one in facts)
+
+    @method("failover.upgrade_finish")
+    async def upgrade_finish(self, call: Call) -> bool:
+        if call.job is not None:
+            call.job.set_progress(0, "Ensuring the Standby Controller is booted")
+        other = self.controller.other
+        if other is None or not other.ready:
+            raise CallError("The other controller is not booted, or cannot be reached.", errno.EHOSTUNREACH)
+        if not await self.upgrade_pending(call):
+            raise CallError("There is nothing to finish: no upgrade is pending.", errno.ENOENT)
+        raise CallError(
+            "An upgrade is pending on a controller: it is finished by rebooting it (failover.reboot.info says which).",
+            errno.EBUSY,
+        )

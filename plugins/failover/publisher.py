@@ -1,0 +1,67 @@
+"""Tells the world: facts to the other controller, status, reasons and alerts to whoever listens here."""
+
+from typing import Any
+
+from middlewared.alerts import Alerts
+from middlewared.bus import Bus, Event
+from middlewared.peer.link import PeerLink
+from middlewared.plugins.failover import reasons
+from middlewared.plugins.failover.facts import Facts, to_wire
+from middlewared.plugins.failover.status import Status, status
+
+_CRITICAL = {"NO_PONG", "NO_FENCED", "DISAGREE_VIP", "MISMATCH_DISKS"}
+_PASSING = {"LOC_FAILOVER_ONGOING", "REM_FAILOVER_ONGOING"}  # shown by the status; an alert would only flicker
+
+
+class Publisher:
+    """Remembers what was last said, and speaks only when it differs."""
+
+    def __init__(self, bus: Bus, peer: PeerLink, alerts: Alerts) -> None:
+        self._bus = bus
+        self._peer = peer
+        self._alerts = alerts
+        self._facts: tuple[Facts, Facts | None] | None = None
+        self.status = Status.UNKNOWN
+        self.reasons: list[str] = []
+        self._reboot: dict[str, Any] | None = None
+
+    def publish(self, mine: Facts, other: Facts | None) -> None:
+        """Compare with what was said before; emit what changed."""
+        if self._facts == (mine, other):
+            return
+        if self._facts is None or self._facts[0] != mine:
+            self._peer.set_facts(to_wire(mine))
+        self._facts = (mine, other)
+        now = status(mine, other)
+        if now is not self.status:
+            self.status = now
+            self._bus.emit(Event("failover.status", "changed", {"status": now.value}))
+        codes = reasons.codes(mine, other)
+        if codes != self.reasons:
+            self.reasons = codes
+            self._bus.emit(Event("failover.disabled.reasons", "changed", {"disabled_reasons": list(codes)}))
+            self._alert(mine.node)
+        reboot = reboot_info(mine, other)
+        if self._reboot is not None and reboot != self._reboot:
+            self._bus.emit(Event("failover.reboot.info", "changed", reboot, id=None))
+        self._reboot = reboot
+
+    def _alert(self, node: str) -> None:
+        lasting = [code for code in self.reasons if code not in _PASSING]
+        self._alerts.clear_except("failover.reason.", [f"failover.reason.{code}" for code in lasting])
+        if self.status is Status.SINGLE:
+            return
+        for code in lasting:
+            row = reasons.BY_CODE[code]
+            level = "CRITICAL" if code in _CRITICAL else "WARNING"
+            self._alerts.set(f"failover.reason.{code}", level, f"{row.description} {row.remedy}", node)
+
+
+def reboot_info(mine: Facts, other: Facts | None) -> dict[str, Any]:
+    """The `failover.reboot.info` object (PROTOCOL 6.4)."""
+
+    def one(facts: Facts) -> dict[str, Any]:
+        required = [{"code": code, "reason": text} for code, text in sorted(facts.reboot_reasons.items())]
+        return {"boot_id": facts.boot_id, "reboot_required_reasons": required}
+
+    return {"this_node": one(mine), "other_node": None if other is None else one(other)}
