@@ -1,0 +1,38 @@
+"""The program `middlewared`: the daemon of one controller, or the lab.
+
+    middlewared [--config FILE]     run this controller's daemon (default: /etc/middlewared/middlewared.toml)
+    middlewared lab …               two simulated controllers on this computer; `middlewared lab --help`
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from middlewared import __version__
+
+DEFAULT_CONFIG = Path("/etc/middlewared/middlewared.toml")
+
+
+def main() -> int:
+    """Exit status: 0 ended as asked, 1 failed, 2 wrong words on the command line."""
+    if sys.argv[1:2] == ["lab"]:
+        from middlewared.lab.commands import main as lab
+
+        return lab(sys.argv[2:])
+    parser = argparse.ArgumentParser(
+        prog="middlewared",
+        description="High availability for two-controller storage: the daemon of one controller.",
+        epilog="`middlewared lab --help`: two simulated controllers on this computer.",
+    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="settings (default: %(default)s)")
+    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument("--version", action="version", version=f"middlewared {__version__}")
+    arguments = parser.parse_args()
+
+    from middlewared.daemon import run
+
+    return run(arguments.config, arguments.log_level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
