@@ -62,3 +62,7 @@ def invalid(attribute: str, message: str, errno: int = os_errno.EINVAL) -> Valid
 def not_found(message: str) -> ValidationErrors:
     """The named instance does not exist (PROTOCOL 2.4: -32602 with errno 2 and no attribute)."""
     return ValidationErrors([(None, message, os_errno.ENOENT)])
+
+
+class JobAborted(Exception):
+    """The job that was waited for has been aborted."""

@@ -67,6 +67,7 @@ class Context:
     peer: PeerLink
     registry: Registry
     call: CallMethod  # call any method of this daemon as the daemon itself; a job is waited for
+    ready: bool = False  # start-up is over: plugins run and requests are served
 
 
 class Plugin:

@@ -96,7 +96,7 @@ def load(path: Path) -> Settings:
         raise SettingsError(f"{path}: {error.strerror}; `middlewared --config FILE` names another") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not TOML: {error}") from error
-    settings = _build(Settings, data, str(path))
+    settings: Settings = _build(Settings, data, str(path))
     _check(settings, str(path))
     return settings
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from middlewared.plugin import Context
 from middlewared.plugins.failover.election import fold
@@ -12,7 +12,7 @@ from middlewared.plugins.failover.observer import Observer, vrrp_instances
 from middlewared.plugins.failover.progress import Progress
 from middlewared.plugins.failover.publisher import Publisher
 from middlewared.plugins.failover.runner import Runner
-from middlewared.plugins.failover.state import Config, Limits, PeerView, Role, State
+from middlewared.plugins.failover.state import Config, Limits, PeerView, Phase, Role, State
 from middlewared.plugins.failover.sync import ConfigSync
 from middlewared.plugins.failover.worker import Worker
 from middlewared.ports import PortError, VrrpInstance
@@ -38,6 +38,7 @@ class FailoverController:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.other: Facts | None = None
+        self.on_closed: Callable[[str], None] = lambda address: None  # traffic to a virtual address is kept out now
         self.observer = Observer(settings, ports, context.store)
         worker = Worker(self._node, ports, context.store, context.peer, context.alerts)
         self.runner = Runner(ports, worker, _limits(context), self._stepped)
@@ -66,6 +67,16 @@ class FailoverController:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sync.stop()
         await self.observer.stop()
+
+    def is_virtual(self, address: str) -> bool:
+        """The address (without prefix length) moves between the controllers."""
+        return any(item.split("/")[0] == address for item in self.observer.config.virtual_addresses)
+
+    @property
+    def serving(self) -> bool:
+        """Traffic to the virtual addresses is wanted here: this controller leads, or is on its last step there."""
+        state = self.runner.state
+        return state.role is Role.MASTER or state.phase is Phase.OPENING
 
     async def wish(self, wish: Wish, cause: str) -> tuple[bool, str]:
         """An operator's request: (changed, refusal). TimeoutError when the outcome takes longer than a minute."""
@@ -143,6 +154,9 @@ class FailoverController:
         self._progress.follow(before, after)
         if after.role is Role.MASTER and before.role is not Role.MASTER:
             self._spawn(self._lead())
+        if before.role is Role.MASTER and after.role is not Role.MASTER:
+            for address in self.observer.config.virtual_addresses:
+                self.on_closed(address.split("/")[0])
         if before.role is not after.role or before.phase is not after.phase:
             self._publish()
 

@@ -190,16 +190,11 @@ class Failover(Plugin):
 
     @method("failover.call_remote")
     async def call_remote(self, call: Call, name: str, args: list[Any], options: dict[str, Any]) -> Any:
-        def on_progress(percent: float | None, description: str | None, extra: Any) -> None:
-            if call.job is not None:
-                call.job.set_progress(percent, description, extra)
-
         return await self.context.peer.call(
             name,
             args,
             timeout_s=options["timeout"],
             connect_timeout_s=options["connect_timeout"],
-            on_progress=on_progress,
             raise_connect_error=options["raise_connect_error"],
         )
 

@@ -115,7 +115,7 @@ class Runner:
 
     async def _perform(self, action: Perform) -> None:
         done = await self._worker.perform(action.op, action.phase, forced=action.forced)
-        if done.detail:
+        if not done.ok:
             log.warning("%s: %s", action.phase, done.detail)
         self.post(done)
 

@@ -1,0 +1,49 @@
+# middlewared. `make lab` starts two controllers here; `make test` runs every check there is.
+# Needs python3 (3.11 or later) and make; everything else goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+CHECK = $(BIN)/python scripts/check.py
+
+.DEFAULT_GOAL := help
+.PHONY: help lab venv venv-test test format lint types imports unit contract lab-test fix docs clean
+
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+lab: venv        ## start both controllers in the foreground; Ctrl-C ends everything
+	@exec $(BIN)/middlewared lab up $(ARGS)
+
+venv:            ## only the environment: .venv with the package installed editable
+	@$(PYTHON) scripts/bootstrap.py
+
+venv-test:
+	@$(PYTHON) scripts/bootstrap.py --test
+
+test: venv-test  ## everything: format, lint, types, imports, unit, contract and lab tests
+	@exec $(CHECK)
+
+format: venv-test    ## is the code formatted?
+	@exec $(CHECK) format
+lint: venv-test      ## ruff
+	@exec $(CHECK) lint
+types: venv-test     ## mypy --strict
+	@exec $(CHECK) types
+imports: venv-test   ## who may import whom
+	@exec $(CHECK) imports
+unit: venv-test      ## tests of single parts
+	@exec $(CHECK) unit
+contract: venv-test  ## schemas, reference documentation, house rules
+	@exec $(CHECK) contract
+lab-test: venv-test  ## tests against two running controllers
+	@exec $(CHECK) lab
+
+fix: venv-test       ## format and repair what ruff can, render the reference documentation
+	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
+	@$(BIN)/python scripts/render_docs.py
+
+docs: venv           ## render docs/api.md from schemas/
+	@$(BIN)/python scripts/render_docs.py
+
+clean:           ## remove the environment and every cache
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,60 @@
+"""Who fails to log in too often has to wait. Successes never count (PROTOCOL 0, item 18)."""
+
+import errno
+import ipaddress
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+
+from middlewared.errors import CallError
+
+WINDOW_S = 60
+ADDRESSES_MAX = 4096
+IPV6_SITE_BITS = 64  # one site holds at least a /64: its addresses count as one
+
+
+class FailureLimiter:
+    """Failures of the last minute by address. Memory is bounded: the addresses quiet for longest are forgotten."""
+
+    def __init__(self, failures_per_minute_max: int, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._failures_max = failures_per_minute_max
+        self._clock_s = clock_s
+        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def check(self, address: str, underway: int = 0) -> None:
+        """Raise EBUSY if `address` has used up its failures; attempts still `underway` count as if they had failed."""
+        if self._recent(limit_key(address)) + underway >= self._failures_max:
+            raise CallError("Too many failed logins from this address; wait a minute", errno.EBUSY)
+
+    def failed(self, address: str) -> None:
+        """Count a failure."""
+        key = limit_key(address)
+        times = self._failures.setdefault(key, deque(maxlen=self._failures_max))
+        times.append(self._clock_s())
+        self._failures.move_to_end(key)
+        if len(self._failures) > ADDRESSES_MAX:
+            self._failures.popitem(last=False)
+
+    def _recent(self, key: str) -> int:
+        times = self._failures.get(key)
+        if times is None:
+            return 0
+        horizon_s = self._clock_s() - WINDOW_S
+        while times and times[0] <= horizon_s:
+            times.popleft()
+        if not times:
+            del self._failures[key]
+        return len(times)
+
+
+def limit_key(address: str) -> str:
+    """What counts as one place: an IPv4 address, an IPv6 /64, or the text itself."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, IPV6_SITE_BITS), strict=False))
+    return str(parsed)

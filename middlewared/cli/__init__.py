@@ -1,0 +1,1 @@
+"""midctl: the administrator's commands, one at a time."""

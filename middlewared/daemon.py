@@ -1,0 +1,156 @@
+"""One controller's daemon: builds the parts, starts them in order, stops them in reverse."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from middlewared import drivers, loader, systemd
+from middlewared.alerts import Alerts
+from middlewared.audit import AuditLog
+from middlewared.auth.authenticator import Authenticator
+from middlewared.auth.identity import LOCAL_ORIGIN, NODE
+from middlewared.bus import Bus
+from middlewared.errors import CallError
+from middlewared.jobs import Jobs
+from middlewared.peer.link import PeerLink
+from middlewared.plugin import Call, Context, Plugin
+from middlewared.plugins.failover.methods import Failover
+from middlewared.ports import PortError
+from middlewared.pulse import Pulse
+from middlewared.rpc.dispatch import Dispatcher
+from middlewared.rpc.registry import Registry, RegistryError
+from middlewared.rpc.server import Server
+from middlewared.settings import Settings, SettingsError, load
+from middlewared.store.database import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+_PLUGIN_TIMEOUT_S = 30.0
+
+
+def run(config: Path, log_level: str) -> int:
+    """Run until SIGTERM or SIGINT. Exit status: 0 stopped as asked, 1 could not start; the log says why."""
+    systemd.setup_logging(log_level)
+    try:
+        asyncio.run(_serve(load(config)))
+    except (SettingsError, RegistryError, StoreError, PortError, OSError) as error:
+        log.critical("cannot start: %s", error)
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with _running(settings):
+        systemd.notify_ready()
+        log.info("controller %s is up", settings.node)
+        await _until(stop)
+        systemd.notify_stopping()
+
+
+async def _until(stop: asyncio.Event) -> None:
+    """Wait for the end, petting systemd's watchdog meanwhile if it has one."""
+    interval_ms = systemd.watchdog_interval_ms()
+    while not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if interval_ms is None else interval_ms / 2000):
+                await stop.wait()
+        systemd.notify_watchdog()
+
+
+@contextlib.asynccontextmanager
+async def _running(settings: Settings) -> AsyncIterator[Context]:
+    """Everything up and running inside the block."""
+    state_dir = Path(settings.state_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        machine = drivers.pick(settings)
+        await machine.start()
+        stack.push_async_callback(machine.stop)
+        store = await Store.open(state_dir / "store.db")
+        stack.push_async_callback(store.close)
+        audit = await AuditLog.open(state_dir / "audit.db", settings.node)
+        stack.push_async_callback(audit.close)
+        bus = Bus()
+        registry = Registry.load()
+        jobs = Jobs(bus)
+        dispatcher = Dispatcher(registry, jobs, Call, audit.record)
+        authenticator = Authenticator(store, failures_per_minute_max=settings.api.logins_failed_per_minute_max)
+        stack.push_async_callback(authenticator.close)
+        alerts = Alerts(bus, store)
+        stack.push_async_callback(alerts.close)
+        peer = PeerLink(settings.peer, settings.node)
+        peer.serve_call = _peer_calls(dispatcher)
+        context = Context(
+            settings=settings,
+            ports=machine.ports,
+            store=store,
+            bus=bus,
+            jobs=jobs,
+            alerts=alerts,
+            audit=audit,
+            authenticator=authenticator,
+            peer=peer,
+            registry=registry,
+            call=dispatcher.call_internal,
+        )
+        plugins = loader.load_plugins(context)
+        loader.bind(registry, plugins)
+        for plugin in plugins:
+            await _in_time(plugin, plugin.start)
+            stack.push_async_callback(_in_time, plugin, plugin.stop)
+        await peer.start()
+        stack.push_async_callback(peer.stop)
+        pulse = Pulse()
+        pulse.start()
+        stack.callback(pulse.stop)
+        server = _server(context, dispatcher, pulse, plugins)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        yield context
+
+
+def _server(context: Context, dispatcher: Dispatcher, pulse: Pulse, plugins: list[Plugin]) -> Server:
+    """The API's shell, which lets connections to a virtual address in only while this controller leads."""
+    failover = next(plugin for plugin in plugins if isinstance(plugin, Failover)).controller
+
+    def admit(local_address: str) -> bool:
+        if not failover.is_virtual(local_address):
+            return True
+        return failover.serving and not pulse.late
+
+    server = Server(
+        context.settings.api,
+        context.settings.socket,
+        dispatcher=dispatcher,
+        bus=context.bus,
+        authenticator=context.authenticator,
+        boot_id=context.ports.platform.identity().boot_id,
+        admit=admit,
+    )
+    failover.on_closed = server.close_connections
+    return server
+
+
+def _peer_calls(dispatcher: Dispatcher) -> Callable[..., Awaitable[Any]]:
+    async def serve(method: str, args: list[Any], on_progress: Callable[..., None]) -> Any:
+        try:
+            return await dispatcher.call(method, args, credential=NODE, origin=LOCAL_ORIGIN)
+        except LookupError as error:
+            raise CallError(str(error)) from error
+
+    return serve
+
+
+async def _in_time(plugin: Plugin, act: Callable[[], Awaitable[None]]) -> None:
+    try:
+        async with asyncio.timeout(_PLUGIN_TIMEOUT_S):
+            await act()
+    except TimeoutError as error:
+        name = f"{type(plugin).__name__}.{getattr(act, '__name__', '')}"
+        raise PortError(f"plugin {name} did not finish within {_PLUGIN_TIMEOUT_S:.0f} s") from error

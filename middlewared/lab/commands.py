@@ -1,0 +1,280 @@
+"""The subcommands of `middlewared lab`. Exit status: 0 done, 1 the lab could not, 2 wrong words."""
+
+import argparse
+import asyncio
+import difflib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from middlewared.lab import properties
+from middlewared.lab.places import DISKS, LINKS, NODES, LabError, Places, default_directory
+from middlewared.lines import LineClient, LineError, LineLost
+
+_HEALTHY_TIMEOUT_S = 30.0
+_GONE_TIMEOUT_S = 15.0
+_POLL_S = 0.1
+_CALL_TIMEOUT_MS = 15_000
+
+_NODE_COMMANDS = {
+    "kill": "power loss: every process of that controller dies by SIGKILL",
+    "boot": "power on",
+    "pause": "freeze the whole controller (SIGSTOP)",
+    "resume": "let a frozen controller run again (SIGCONT)",
+    "restart-daemon": "kill middlewared alone; the controller's init starts it again",
+    "kill-keeper": "kill fenced alone; the controller's init starts it again",
+}
+_DISK_COMMANDS = {
+    "fail-disk": "the disk answers errors to both controllers",
+    "repair-disk": "the disk works again",
+}
+_PULL_COMMANDS = {
+    "pull-disk": "the disk disappears for one controller",
+    "push-disk": "the disk is back for that controller",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse that suggests what was meant."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [str(choice) for choice in action.choices or ()]
+        if not choices or str(value) in choices:
+            return
+        raise argparse.ArgumentError(action, f"{_unknown(str(value), choices)}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nSee: {self.prog} --help\n")
+
+
+def main(argv: list[str]) -> int:
+    """Run one subcommand."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    places = Places(arguments.dir.absolute())
+    try:
+        places.check()
+        if arguments.command == "up":
+            return _up(places, detach=arguments.detach)
+        if arguments.command == "down":
+            return _down(places)
+        if arguments.command == "status":
+            return _status(places, as_json=arguments.json)
+        return _tell(places, arguments)
+    except LabError as error:
+        print(f"middlewared lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--dir",
+        type=Path,
+        default=Path(os.environ.get("MIDDLEWARED_LAB_DIR") or default_directory()),
+        metavar="DIR",
+        help="where the lab keeps its files (default: $MIDDLEWARED_LAB_DIR or %(default)s)",
+    )
+    parser = _Parser(
+        prog="middlewared lab",
+        description="Two controllers, their network and their disks on this computer, without root.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, text: str, **options: Any) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common], **options)
+
+    add("up", "start the lab; Ctrl-C ends it").add_argument(
+        "--detach", action="store_true", help="start it in the background, and return when both controllers are healthy"
+    )
+    add("down", "end the lab")
+    add("status", "show controllers, links and disks").add_argument("--json", action="store_true", help="for programs")
+    for name, text in _NODE_COMMANDS.items():
+        add(name, text).add_argument("node", choices=NODES, metavar="a|b")
+    add("cut", "cut a link").add_argument("link", choices=LINKS, metavar="LINK", help=", ".join(LINKS))
+    add("heal", "heal a link, or all").add_argument(
+        "link", nargs="?", choices=LINKS, metavar="LINK", help=f"all, unless one of: {', '.join(LINKS)}"
+    )
+    for name, text in _DISK_COMMANDS.items():
+        add(name, text).add_argument("disk", type=_disk, metavar="N", help=f"0 to {DISKS - 1}")
+    for name, text in _PULL_COMMANDS.items():
+        command = add(name, text)
+        command.add_argument("node", choices=NODES, metavar="a|b")
+        command.add_argument("disk", type=_disk, metavar="N", help=f"0 to {DISKS - 1}")
+    add(
+        "set",
+        "change a property of a controller",
+        usage="middlewared lab set [-h] [--dir DIR] a|b KEY VALUE\n       middlewared lab set pools none|default",
+        epilog=f"properties:\n{properties.describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).add_argument("words", nargs="+", metavar="a|b KEY VALUE", help="see below")
+    return parser
+
+
+def _disk(word: str) -> int:
+    if not word.isdigit() or int(word) >= DISKS:
+        raise argparse.ArgumentTypeError(f"there are disks 0 to {DISKS - 1}, not {word!r}")
+    return int(word)
+
+
+def _unknown(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    return f"{word!r} is unknown; {hint}"
+
+
+# ---------------------------------------------------------------------------------------------- up and down
+
+
+def _up(places: Places, *, detach: bool) -> int:
+    if detach:
+        return asyncio.run(_up_detached(places))
+    from middlewared.lab.supervisor import run  # all of the lab: other subcommands start faster without
+
+    asyncio.run(run(places))
+    return 0
+
+
+async def _up_detached(places: Places) -> int:
+    places.prepare()
+    with places.log.open("wb") as log:
+        process = subprocess.Popen(  # noqa: ASYNC220  not waited for: it outlives us
+            [sys.executable, "-m", "middlewared.lab.commands", "up", "--dir", str(places.directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    deadline_s = time.monotonic() + _HEALTHY_TIMEOUT_S
+    trouble = "it has not started"
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            print(places.log.read_text().strip() or "middlewared lab: it ended at once", file=sys.stderr)
+            return 1
+        trouble = await _trouble(places)
+        if not trouble:
+            print(f"The lab runs in {places.directory}: `middlewared lab status`, `middlewared lab down`.")
+            return 0
+        await asyncio.sleep(_POLL_S)
+    print(
+        f"middlewared lab: it runs, but is not healthy after {_HEALTHY_TIMEOUT_S:.0f} s: {trouble}.\n"
+        f"See `middlewared lab status` and the logs in {places.directory}; `middlewared lab down` ends it.",
+        file=sys.stderr,
+    )
+    return 1
+
+
+async def _trouble(places: Places) -> str:
+    """Why the pair is not healthy; empty when it is."""
+    from middlewared.lab.daemons import ask_all
+
+    try:
+        status = await _ask_room(places, "status")
+    except LabError as error:
+        return str(error)
+    answers = await ask_all(places, {node: row["power"] for node, row in status["controllers"].items()})
+    for node in NODES:
+        answer = answers.get(node)
+        if answer is None:
+            ended = status["controllers"][node]["failures"].get("middlewared", 0)
+            times = f"; it has ended {ended} times, see {places.node(node) / 'middlewared.log'}" if ended else ""
+            return f"middlewared on {node.upper()} does not answer{times}"
+        if answer[1]:
+            return f"{node.upper()} says {', '.join(answer[1])}"
+    roles = sorted(answer[0] for answer in answers.values() if answer is not None)
+    return "" if roles == ["BACKUP", "MASTER"] else f"the controllers are {' and '.join(roles)}"
+
+
+def _down(places: Places) -> int:
+    from middlewared.lab.control import Lock
+
+    asyncio.run(_ask_room(places, "down"))
+    deadline_s = time.monotonic() + _GONE_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        try:
+            Lock(places).release()
+            return 0
+        except LabError:
+            time.sleep(_POLL_S / 2)
+    raise LabError(f"the lab in {places.directory} does not end; see {places.log}")
+
+
+# ---------------------------------------------------------------------------------------------- the rest
+
+
+def _status(places: Places, *, as_json: bool) -> int:
+    from middlewared.lab.daemons import ask_all
+    from middlewared.lab.screen import Screen
+
+    async def gather() -> tuple[dict[str, Any], dict[str, tuple[str, list[str]] | None]]:
+        status = await _ask_room(places, "status")
+        powers = {node: row["power"] for node, row in status["controllers"].items()}
+        return status, await ask_all(places, powers)
+
+    status, answers = asyncio.run(gather())
+    if as_json:
+        for node, answer in answers.items():
+            role, reasons = answer if answer is not None else (None, None)
+            status["controllers"][node] |= {"failover_status": role, "disabled_reasons": reasons}
+        print(json.dumps(status, indent=2))
+    else:
+        Screen(sys.stdout).status(status, answers)
+    return 0
+
+
+def _tell(places: Places, arguments: argparse.Namespace) -> int:
+    """A fault: the words of the command line are the arguments of the operation of the same name."""
+    values = {name: getattr(arguments, name) for name in ("node", "link", "disk") if hasattr(arguments, name)}
+    if arguments.command == "set":
+        try:
+            values = _set_values(arguments.words)
+        except LabError as error:
+            print(f"middlewared lab set: {error}\nSee: middlewared lab set --help", file=sys.stderr)
+            return 2
+    asyncio.run(_ask_room(places, arguments.command, **values))
+    return 0
+
+
+def _set_values(words: list[str]) -> dict[str, str]:
+    """Check here what the room would refuse. Raises LabError."""
+    if words[0] == "pools" or (len(words) == 3 and words[1] == "pools"):
+        if words[-1] not in properties.POOLS or len(words) == 1:
+            raise LabError(f"pools takes {' or '.join(properties.POOLS)}")
+        return {"key": "pools", "value": words[-1]}
+    if words[0] not in NODES:
+        raise LabError(_unknown(words[0], [*NODES, "pools"]))
+    if len(words) != 3:
+        raise LabError("it takes a controller, a property and a value")
+    node, key, value = words
+    if key not in properties.PROPERTIES:
+        raise LabError(_unknown(key, [*properties.PROPERTIES, "pools"]))
+    properties.read(key, value)
+    return {"node": node, "key": key, "value": value}
+
+
+async def _ask_room(places: Places, op: str, **args: Any) -> Any:
+    """One operation of the running lab. Raises LabError."""
+    client = LineClient(places.control)
+    try:
+        await client.connect()
+    except LineLost as error:
+        raise LabError(f"no lab runs in {places.directory}: `middlewared lab up` starts one") from error
+    try:
+        return await client.call(op, timeout_ms=_CALL_TIMEOUT_MS, **args)
+    except LineError as error:
+        raise LabError(error.message) from error
+    finally:
+        await client.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

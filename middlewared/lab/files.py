@@ -1,0 +1,133 @@
+"""What lies on the controllers' own disks before the first boot: settings, certificates, the same store on both."""
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+
+from middlewared.auth.passwords import ensure_administrator
+from middlewared.lab.places import (
+    HEARTBEAT_ADDRESS,
+    NODES,
+    PASSWORD,
+    PORT,
+    PORT_HEARTBEAT,
+    PORT_TLS,
+    PREFIX_LENGTH,
+    USER,
+    VIRTUAL_ADDRESSES,
+    Places,
+    other,
+)
+from middlewared.peer.pairing import generate_certificate, public_part, write_private
+from middlewared.store.database import Store, Transaction
+
+STORE_NAME = "store.db"
+_SETTINGS = """\
+# Written by `middlewared lab up`; changed here, it is read at the next `middlewared lab restart-daemon {node}`.
+node = "{letter}"
+hostname = "controller-{node}"
+state_dir = "{state}"
+run_dir = "{folder}"
+drivers = "simulated"
+machine = "{machine}"
+
+[api]
+listen = []
+handoff = "{handoff}"
+port = {port}
+port_tls = {port_tls}
+certificate = "{state}/api.pem"
+
+[peer]
+listen = "unix:{heartbeat}"
+connect = "{peer}:{port_heartbeat}"
+certificate = "{state}/peer.pem"
+peer_certificate = "{state}/peer-other.pem"
+
+[fence]
+socket = "{keeper}"
+shelf = "{shelf}"
+"""
+
+
+async def write_files(places: Places) -> None:
+    """Everything fresh: what an earlier lab left in the folder goes first."""
+    remove_files(places)
+    certificates = await asyncio.to_thread(lambda: {node: generate_certificate(node.upper()) for node in NODES})
+    for node in NODES:
+        state = places.state(node)
+        state.mkdir(mode=0o700, parents=True)
+        places.node(node).chmod(0o700)
+        write_private(state / "peer.pem", certificates[node])
+        write_private(state / "peer-other.pem", public_part(certificates[other(node)]))
+        write_private(state / "api.pem", certificates[node])
+        places.settings(node).write_text(settings_text(places, node))
+    await _write_store(places.state("a") / STORE_NAME)
+    shutil.copy(places.state("a") / STORE_NAME, places.state("b") / STORE_NAME)
+
+
+def settings_text(places: Places, node: str) -> str:
+    return _SETTINGS.format(
+        node=node,
+        letter=node.upper(),
+        folder=places.node(node),
+        state=places.state(node),
+        machine=places.machine(node),
+        handoff=places.handoff(node),
+        port=PORT,
+        port_tls=PORT_TLS,
+        heartbeat=places.heartbeat(node),
+        peer=HEARTBEAT_ADDRESS[other(node)],
+        port_heartbeat=PORT_HEARTBEAT,
+        keeper=places.keeper(node),
+        shelf=places.shelf(node),
+    )
+
+
+def remove_files(places: Places) -> None:
+    """Only what a lab makes; the lock stays with whoever holds it."""
+    for node in NODES:
+        shutil.rmtree(places.node(node), ignore_errors=True)
+        places.shelf(node).unlink(missing_ok=True)
+    remove_sockets(places)
+    places.writes.unlink(missing_ok=True)
+
+
+def remove_sockets(places: Places) -> None:
+    for path in (places.control, places.room, *(places.shelf(node) for node in NODES)):
+        path.unlink(missing_ok=True)
+
+
+def forget_boot(places: Places, node: str) -> None:
+    """What a boot does to /run: everything goes but settings, logs and what is in the state folder."""
+    for path in places.node(node).iterdir():
+        kept = path.is_dir() or path == places.settings(node) or ".log" in path.suffixes
+        if not kept:
+            path.unlink(missing_ok=True)
+
+
+async def _write_store(path: Path) -> None:
+    """The pair's configuration: an administrator, a virtual address, two services."""
+    store = await Store.open(path)
+    try:
+        await ensure_administrator(store, USER, PASSWORD)
+        await store.write(_fill)
+        await store.begin_epoch()
+    finally:
+        await store.close()
+
+
+def _fill(transaction: Transaction) -> None:
+    virtual = [f"{VIRTUAL_ADDRESSES[0]}/{PREFIX_LENGTH}"]
+    for name, critical, group, addresses in (("eth0", 1, 1, virtual), ("eth1", 0, None, [])):
+        transaction.execute(
+            "INSERT INTO interface_config (name, critical, failover_group, description, aliases, virtual_aliases)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (name, critical, group, "", json.dumps([]), json.dumps(addresses)),
+        )
+    for service in ("iscsi", "nfs"):
+        transaction.execute(
+            "INSERT INTO service_config (name, enabled) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET enabled = 1",
+            (service,),
+        )

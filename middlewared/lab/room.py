@@ -1,0 +1,338 @@
+"""The room that two controllers stand in: power, network, heartbeat cable, the shelf of disks, and what breaks there.
+
+One process, the one that `middlewared lab up` stays in. The machines tell it what a network and a power supply would
+see; everything else they do among themselves, through the same sockets and disks that real controllers have.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from middlewared.lab import properties
+from middlewared.lab.cable import Cable
+from middlewared.lab.files import forget_boot
+from middlewared.lab.places import (
+    DISK_LINKS,
+    DISKS,
+    LAN_LINKS,
+    LINKS,
+    NODES,
+    LabError,
+    Places,
+    lan_link,
+    other,
+)
+from middlewared.lab.pool import label
+from middlewared.lab.power import Power, PowerSupply
+from middlewared.lab.shelf import Shelf, ShelfDisk
+from middlewared.lab.shelf_server import ShelfServer
+from middlewared.lab.switch import Routes, Switch
+from middlewared.lab.view import View, role
+from middlewared.lab.writes import WriteLog
+from middlewared.lines import LineConnection, LineError, LineServer
+from middlewared.plugins.fencing import scsi
+
+_DISK_BYTES = 1 << 30
+_REBOOT_PAUSE_S = 1.0  # what a real machine's firmware takes, much shortened
+_FIRST_MASTER_TIMEOUT_S = 3.0
+_FAULT_RELEVANT_MS = 30_000
+_FAILURES_TOLD_MAX = 3
+_UNREMARKABLE = ("off", "booting", "frozen")  # what caused them was said
+
+
+class Room:
+    """Everything that is not inside a controller. `on_news(text)` gets one line about each thing that happens."""
+
+    def __init__(self, places: Places, on_news: Callable[[str], None]) -> None:
+        self.places = places
+        self.on_news = on_news
+        self.links = dict.fromkeys(LINKS, True)
+        self.pools = "default"
+        self.properties = {node: properties.defaults() for node in NODES}
+        self.views = {node: View() for node in NODES}
+        self.supplies = {node: PowerSupply(node, places, self._died) for node in NODES}
+        self.failed: set[int] = set()
+        self.pulled: set[tuple[str, int]] = set()
+        self.shelf_server = _shelf(places)
+        self.switch = Switch(Routes(), places.handoff)
+        self._cable = Cable({node: places.heartbeat(node) for node in NODES})
+        self._server = LineServer(self._handle, self._machine_lost)
+        self.powered: set[str] = set()
+        self._last_fault = ("", 0.0)  # what it was, and when by time.monotonic()
+        self._wires: dict[str, LineConnection] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Raises LabError when an address is in use."""
+        self.switch.start()
+        try:
+            await self._cable.start()
+        except LabError:
+            self.switch.stop()
+            raise
+        await self.shelf_server.start()
+        await self._server.start(self.places.room)
+
+    async def power_up(self) -> None:
+        """A first, and B as soon as A leads: so a fresh lab always begins with A."""
+        await self.boot("a")
+        try:
+            async with asyncio.timeout(_FIRST_MASTER_TIMEOUT_S):
+                while self.views["a"].role != "MASTER":
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        if "b" not in self.powered:
+            await self.boot("b")
+
+    async def stop(self) -> None:
+        """Everything off; no process is left."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.on_news = lambda text: None
+        for supply in self.supplies.values():
+            if supply.state is not Power.OFF:
+                await supply.off()
+        self.switch.stop()
+        await self._cable.stop()
+        await self._server.stop()
+        await self.shelf_server.stop()
+
+    # ------------------------------------------------------------------------------------------ what breaks
+
+    async def boot(self, node: str) -> None:
+        if node in self.powered:
+            raise LabError(f"controller {node.upper()} is {self.supplies[node].state} already")
+        forget_boot(self.places, node)
+        self._power(node, on=True)
+        self.on_news(f"{node.upper()} is powered on")
+        try:
+            await self.supplies[node].on()
+        except OSError as error:
+            self._power(node, on=False)
+            raise LabError(f"controller {node.upper()} does not start: {error}") from error
+        self._see(node)
+
+    async def kill(self, node: str) -> None:
+        if node in self.powered:
+            self.supplies[node].strike()
+            self._power(node, on=False)
+            self._fault(f"{node.upper()} lost power")
+        await self.supplies[node].off()
+
+    def pause(self, node: str) -> None:
+        self.supplies[node].pause()
+        self._fault(f"{node.upper()} was frozen")
+        self._see(node)
+
+    def resume(self, node: str) -> None:
+        self.supplies[node].resume()
+        self.on_news(f"{node.upper()} wakes up")
+        self._see(node)
+
+    def restart_daemon(self, node: str) -> None:
+        self._tell_awake(node, "restart_daemon")
+        self.on_news(f"middlewared on {node.upper()} is killed")
+
+    def kill_keeper(self, node: str) -> None:
+        self._tell_awake(node, "kill_keeper")
+        self.on_news(f"fenced on {node.upper()} is killed")
+
+    def set_link(self, link: str, up: bool) -> None:
+        """Cut or heal one link; both ends see the carrier change at once."""
+        if self.links[link] == up:
+            return
+        self.links[link] = up
+        if link in DISK_LINKS:
+            change = self.shelf_server.heal if up else self.shelf_server.cut
+            change(DISK_LINKS[link])
+        elif link in LAN_LINKS:
+            self.switch.routes.links[link] = up
+        elif up:
+            self._cable.heal()
+        else:
+            self._cable.cut()
+        if up:
+            self.on_news(f"link {link} was healed")
+        else:
+            self._fault(f"link {link} was cut")
+        self._tell_links()
+
+    def set_disk_failed(self, lun: int, failed: bool) -> None:
+        if failed:
+            self.shelf_server.fail(lun)
+            self.failed.add(lun)
+        else:
+            self.shelf_server.repair(lun)
+            self.failed.discard(lun)
+        self.on_news(f"disk {lun} {'fails' if failed else 'is repaired'}")
+
+    def set_disk_pulled(self, node: str, lun: int, pulled: bool) -> None:
+        if pulled:
+            self.shelf_server.pull(node, lun)
+            self.pulled.add((node, lun))
+        else:
+            self.shelf_server.push(node, lun)
+            self.pulled.discard((node, lun))
+        self.on_news(f"disk {lun} is {'pulled out for' if pulled else 'back at'} {node.upper()}")
+
+    def set_property(self, node: str, name: str, value: Any) -> None:
+        self.properties[node][name] = value
+        self._tell(node, "properties", self.properties[node])
+        self.on_news(f"{node.upper()}: {name} = {value}")
+
+    def set_pools(self, pools: str) -> None:
+        self.pools = pools
+        for node in NODES:
+            self._tell(node, "pools", pools)
+        self.on_news(f"pools on the shelf: {pools}")
+
+    # ------------------------------------------------------------------------------------------ what machines say
+
+    async def _handle(self, connection: LineConnection, op: str, args: dict[str, Any]) -> Any:
+        if op == "hello":
+            return self._hello(connection, args["node"])
+        node = connection.name
+        if self._wires.get(node) is not connection:
+            raise LineError("EPERM", "say hello first")
+        match op:
+            case "advert":
+                self._carry_advert(node, args["nic"], args["advert"])
+            case "network":
+                self._network(node, args)
+            case "report":
+                self.views[node].report = args
+                self._see(node)
+            case "unit_failed":
+                self._unit_failed(node, args["name"], args["status"])
+            case "halt":
+                self._start(self._halt(node, args["kind"], args["reason"]))
+            case _:
+                raise LineError("EINVAL", f"unknown operation {op!r}")
+        return None
+
+    def _hello(self, connection: LineConnection, node: str) -> dict[str, Any]:
+        if node not in self.powered:
+            raise LineError("EPERM", "no such controller is powered on")
+        connection.name = node
+        self._wires[node] = connection
+        return {"links": self._carriers(node), "properties": self.properties[node], "pools": self.pools}
+
+    def _network(self, node: str, args: dict[str, Any]) -> None:
+        port = self.switch.routes.ports[node]
+        port.held, port.firewall_allowed = args["held"], args["firewall_allowed"]
+        for nic, address in args["announce"]:
+            self.switch.routes.announce(node, nic, address)
+            self.on_news(f"{node.upper()} announces {address.partition('/')[0]}")
+
+    def _carry_advert(self, node: str, nic: str, advert: dict[str, Any]) -> None:
+        """Multicast through the switch: to the same NIC of the other controller, if both links are up."""
+        peer = other(node)
+        if self.links[lan_link(node, nic)] and self.links[lan_link(peer, nic)]:
+            self._tell(peer, "advert", {"nic": nic, "advert": advert})
+
+    async def _halt(self, node: str, kind: str, reason: str) -> None:
+        """The machine has shut down by itself and asks for its power to be cut."""
+        self._fault(f"{node.upper()} {'rebooted' if kind == 'reboot' else 'shut down'}: {reason}")
+        self.supplies[node].strike()
+        self._power(node, on=False)
+        await self.supplies[node].off()
+        if kind == "reboot":
+            await self._boot_again(node)
+
+    def _unit_failed(self, node: str, name: str, status: int) -> None:
+        """Said a few times a boot; a program that never starts would fill the screen."""
+        failures = self.views[node].failures
+        failures[name] = failures.get(name, 0) + 1
+        if status != -signal.SIGKILL and failures[name] <= _FAILURES_TOLD_MAX:
+            log = self.places.node(node) / f"{name}.log"
+            self.on_news(f"{name} on {node.upper()} ended with status {status}: see {log}")
+
+    def _machine_lost(self, connection: LineConnection) -> None:
+        if self._wires.get(connection.name) is connection:
+            del self._wires[connection.name]
+
+    def _died(self, supply: PowerSupply) -> None:
+        node = supply.node
+        if not supply.wanted_off:
+            self._power(node, on=False)
+            self._fault(f"{node.upper()} went down by itself: {supply.last_words() or 'nothing on its console'}")
+            self._start(self._boot_again(node))
+        self._see(node)
+
+    async def _boot_again(self, node: str) -> None:
+        await asyncio.sleep(_REBOOT_PAUSE_S)
+        if node not in self.powered:  # nobody was quicker
+            await self.boot(node)
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    def _power(self, node: str, *, on: bool) -> None:
+        """What everything around a controller notices when its power goes or comes."""
+        if on:
+            self.powered.add(node)
+        else:
+            self.powered.discard(node)
+            self.shelf_server.power_off(node)
+            self._wires.pop(node, None)
+            self.views[node].report, self.views[node].failures = {}, {}
+        self.switch.power(node, on)
+        self._cable.power(node, on)
+        self._tell_links()
+
+    def _carriers(self, node: str) -> dict[str, bool]:
+        """Every link's carrier as this controller's end sees it; a direct cable has none while the peer is off."""
+        return self.links | {"heartbeat": self.links["heartbeat"] and other(node) in self.powered}
+
+    def _tell_links(self) -> None:
+        for node in NODES:
+            self._tell(node, "links", self._carriers(node))
+
+    def _tell(self, node: str, event: str, data: Any) -> None:
+        wire = self._wires.get(node)
+        if wire is not None:
+            wire.send_event(event, data)
+
+    def _tell_awake(self, node: str, event: str) -> None:
+        state = self.supplies[node].state
+        if state is not Power.ON:
+            raise LabError(f"controller {node.upper()} is {state}")
+        self._tell(node, event, None)
+
+    def _see(self, node: str) -> None:
+        view = self.views[node]
+        before, view.role = view.role, role(self.supplies[node].state, view.report)
+        if view.role == before:
+            return
+        self._changed.set()
+        if view.role in _UNREMARKABLE or (before == "booting" and view.role == "PASSIVE"):
+            return
+        what, at_s = self._last_fault
+        since_ms = (time.monotonic() - at_s) * 1000
+        after = f", {since_ms:.0f} ms after {what}" if what and since_ms < _FAULT_RELEVANT_MS else ""
+        self.on_news(f"{node.upper()} is {view.role}{after if view.role == 'MASTER' else ''}")
+
+    def _fault(self, what: str) -> None:
+        """Something broke that a takeover may follow."""
+        self._last_fault = (what, time.monotonic())
+        self.on_news(what)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _shelf(places: Places) -> ShelfServer:
+    """New disks with the pool's labels on them; written in the factory, so before the record of writes begins."""
+    disks = [ShelfDisk(lun, f"LABDISK{lun:03d}", _DISK_BYTES) for lun in range(DISKS)]
+    shelf = Shelf(disks, now_ms=lambda: int(time.monotonic() * 1000))
+    for lun in range(DISKS):
+        shelf.execute("factory", lun, scsi.write_10(0, 1), label(lun, DISKS))
+    shelf.log = WriteLog(places.writes)
+    return ShelfServer(shelf, places.directory)

@@ -1,0 +1,280 @@
+"""PeerLink: what the rest of the daemon sees of the other controller.
+
+Both controllers listen, only node A dials, one connection lives at a time: a newer one, once it has authenticated and
+said hello, replaces the one before. A dead, frozen or unreachable peer never blocks anybody here: each wait has its
+deadline, and who waits for an answer learns at once that the link is lost.
+"""
+
+import asyncio
+import contextlib
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from websockets.asyncio.server import Server
+from websockets.exceptions import WebSocketException
+
+from middlewared.errors import CallError
+from middlewared.peer.calls import CALLS_MAX, ProgressCallback, ServeCall
+from middlewared.peer.codec import SNAPSHOT_BYTES_MAX, Facts, encode
+from middlewared.peer.outbox import Message
+from middlewared.peer.session import Session
+from middlewared.peer.snapshot import ServeSnapshot
+from middlewared.peer.transport import PinnedConnection, Trust, dial, listen, load_trust
+from middlewared.settings import PeerSettings
+
+log = logging.getLogger(__name__)
+
+BACKOFF_MIN_S = 0.05
+BACKOFF_MAX_S = 1.0
+STOP_TIMEOUT_S = 2.0
+
+
+async def _not_ready(*_args: Any) -> Any:
+    raise CallError("The other controller is still starting", errno.EAGAIN)
+
+
+def _ignore(*_args: Any) -> None:
+    pass
+
+
+class PeerLink:
+    """The link of one daemon. The owner sets the attributes below before `start`; callbacks are quick.
+
+    on_connected and on_lost alternate strictly; on_facts comes only between them. `serve_call` runs a call of the
+    other controller, and is cancelled when the link is lost or the caller gives up; so is `serve_snapshot`.
+    """
+
+    on_connected: Callable[[], None] = staticmethod(_ignore)
+    on_lost: Callable[[], None] = staticmethod(_ignore)
+    on_facts: Callable[[dict[str, Any]], None] = staticmethod(_ignore)
+    serve_call: ServeCall = staticmethod(_not_ready)
+    serve_snapshot: ServeSnapshot = staticmethod(_not_ready)
+
+    def __init__(self, settings: PeerSettings, node: str) -> None:
+        self._settings = settings
+        self._node = node
+        self._session: Session | None = None
+        self._up = asyncio.Event()
+        self._facts: Message | None = None
+        self._peer_facts: dict[str, Any] | None = None
+        self._server: Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._calls_count = 0
+        self._snapshot_turn = asyncio.Lock()
+
+    @property
+    def paired(self) -> bool:
+        """Certificates are configured: there is another controller to talk to."""
+        return bool(self._settings.certificate and self._settings.peer_certificate)
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None
+
+    @property
+    def peer_facts(self) -> dict[str, Any] | None:
+        """The other's facts as it pushed them last; None while the link is down and until they came."""
+        return self._peer_facts
+
+    @property
+    def listening_at(self) -> tuple[str, ...]:
+        """Where we listen, as host:port (unix: its path); empty while the address is not there yet."""
+        if self._server is None:
+            return ()
+        names = [socket.getsockname() for socket in self._server.sockets]
+        return tuple(name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in names)
+
+    # ------------------------------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Listen and, on node A, dial. Raises SettingsError when the certificates cannot be read."""
+        if not self.paired:
+            log.info("not paired with another controller: no peer link")
+            return
+        trust = load_trust(self._settings)
+        if not await self._listen(trust):
+            self._tasks.append(asyncio.create_task(self._listen_later(trust)))
+        if self._node == "A":
+            self._tasks.append(asyncio.create_task(self._dial_always(trust)))
+
+    async def stop(self) -> None:
+        """End the connection in order and stop listening. Callbacks are not called any more after it returns."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                if self._session is not None:
+                    await self._session.close()
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                if self._server is not None:
+                    self._server.close()
+                    await self._server.wait_closed()
+        self._tasks.clear()
+        self._server = None
+        if self._session is not None:
+            self._drop(self._session, "stopped")
+
+    # ------------------------------------------------------------------------------------------ use
+
+    def set_facts(self, facts: dict[str, Any]) -> None:
+        """Push our facts if they differ from those before; again on each connect. Raises CodecError (over 1 MiB)."""
+        message = encode(Facts(facts))
+        if message == self._facts:
+            return
+        self._facts = message
+        if self._session is not None:
+            self._session.send_facts(message)
+
+    async def call(
+        self,
+        method: str,
+        args: list[Any],
+        *,
+        timeout_s: float = 60,
+        connect_timeout_s: float = 2.0,
+        on_progress: ProgressCallback | None = None,
+        raise_connect_error: bool = True,
+    ) -> Any:
+        """Call a method of the other controller (PROTOCOL 12, `failover.call_remote`).
+
+        Raises the other's CallError or ValidationErrors as they are, and of its own CallError with errno ECONNREFUSED
+        (no link within connect_timeout_s; None is returned instead if raise_connect_error is false), EFAULT "Call
+        timeout", ECONNRESET (the link was lost in between: the outcome is unknown), EBUSY (too many calls in flight),
+        EREMOTENODEERROR (the method failed there in a way that it should not).
+        """
+        with self._counted():
+            session = await self._wait_connected(connect_timeout_s)
+            if session is not None:
+                return await session.calls.call(method, list(args), timeout_s=timeout_s, on_progress=on_progress)
+        if not raise_connect_error:
+            return None
+        if not self.paired:
+            raise CallError("This controller is not paired with another one", errno.ECONNREFUSED)
+        text = f"Could not connect to the other controller within {float(connect_timeout_s)} seconds"
+        raise CallError(text, errno.ECONNREFUSED)
+
+    async def send_snapshot(self, image: bytes, timeout_s: float = 30) -> None:
+        """Have the other controller apply an image; one at a time, the wait for one's turn included in timeout_s.
+
+        Raises CallError: ECONNREFUSED (no link), ECONNRESET (lost in between), ETIMEDOUT, EFBIG (over 256 MiB), or
+        what the other controller raised.
+        """
+        if len(image) > SNAPSHOT_BYTES_MAX:
+            raise CallError(f"A snapshot of {len(image)} bytes; at most {SNAPSHOT_BYTES_MAX}", errno.EFBIG)
+        try:
+            async with asyncio.timeout(timeout_s), self._snapshot_turn:
+                if self._session is None:
+                    raise CallError("The other controller is not connected", errno.ECONNREFUSED)
+                await self._session.snapshots.send(image)
+        except TimeoutError as error:
+            text = f"The other controller did not apply the snapshot within {timeout_s} seconds"
+            raise CallError(text, errno.ETIMEDOUT) from error
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._calls_count >= CALLS_MAX:
+            raise CallError(f"{CALLS_MAX} calls to the other controller already wait for an answer", errno.EBUSY)
+        self._calls_count += 1
+        try:
+            yield
+        finally:
+            self._calls_count -= 1
+
+    async def _wait_connected(self, timeout_s: float) -> Session | None:
+        if self.paired:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    while self._session is None:  # it may be lost again before we run
+                        await self._up.wait()
+        return self._session
+
+    # ------------------------------------------------------------------------------------------ sockets
+
+    async def _listen(self, trust: Trust) -> bool:
+        try:
+            self._server = await listen(self._settings.listen, trust, self._accept)
+        except OSError as error:
+            log.warning("cannot listen at %s yet: %s", self._settings.listen, error)
+            return False
+        return True
+
+    async def _listen_later(self, trust: Trust) -> None:
+        """The heartbeat interface may come up after us."""
+        while not await self._listen(trust):
+            await asyncio.sleep(BACKOFF_MAX_S)
+
+    async def _accept(self, socket: PinnedConnection) -> None:
+        await self._run(socket)
+
+    async def _dial_always(self, trust: Trust) -> None:
+        backoff_s = BACKOFF_MIN_S
+        said = ""
+        while True:
+            try:
+                socket = await dial(self._settings.connect, trust)
+            except (OSError, EOFError, WebSocketException) as error:
+                reason = str(error) or type(error).__name__
+                if reason != said:  # once, not every second of a long outage
+                    log.warning("cannot reach the other controller at %s: %s", self._settings.connect, reason)
+                said = reason
+            else:
+                said = ""
+                if await self._run(socket) >= BACKOFF_MAX_S:
+                    backoff_s = BACKOFF_MIN_S  # it had worked; one that fails at once is not hammered
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    async def _run(self, socket: PinnedConnection) -> float:
+        """Serve one connection to its end; the seconds that it was established."""
+        session = Session(socket, self._settings, self._node, self)
+        await session.run()
+        if session.established_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - session.established_at
+
+    # ------------------------------------------------------------------------------------------ sessions (Owner)
+
+    def session_established(self, session: Session) -> None:
+        if self._session is not None:
+            self._drop(self._session, "a newer connection took its place")
+        self._session = session
+        self._up.set()
+        log.info("connected to the other controller")
+        if self._facts is not None:
+            session.send_facts(self._facts)
+        _notify(self.on_connected)
+
+    def session_ended(self, session: Session, reason: str) -> None:
+        if session is self._session:
+            self._drop(session, reason)
+        elif session.established_at is None:
+            log.warning("a connection to the other controller did not get to work: %s", reason)
+
+    def session_facts(self, session: Session, facts: dict[str, Any]) -> None:
+        if session is self._session:
+            self._peer_facts = facts
+            _notify(self.on_facts, facts)
+
+    async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback) -> Any:
+        return await self.serve_call(method, args, on_progress)
+
+    async def run_snapshot(self, image: bytes) -> None:
+        await self.serve_snapshot(image)
+
+    def _drop(self, session: Session, reason: str) -> None:
+        self._session = None
+        self._peer_facts = None
+        self._up.clear()
+        session.end(reason)
+        log.warning("lost the other controller: %s", reason)
+        _notify(self.on_lost)
+
+
+def _notify(callback: Callable[..., None], *args: Any) -> None:
+    """The owner's mistakes stay the owner's."""
+    try:
+        callback(*args)
+    except Exception:
+        log.exception("a callback of the peer link failed")

@@ -1,0 +1,183 @@
+"""Sockets of the peer link: websockets over TLS 1.3, where each side proves that it holds the pinned certificate.
+
+An address and a low source port prove nothing. Whoever lacks the certificate gets nothing but a TLS alert.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
+from websockets.exceptions import WebSocketException
+
+from middlewared.peer.codec import FRAME_BYTES_MAX
+from middlewared.settings import PeerSettings, SettingsError
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT_S = 1.0  # TCP, TLS and websocket handshakes together; a frozen controller accepts and stays silent
+CLOSE_TIMEOUT_S = 0.5
+UNSENT_BYTES_MAX = 256 << 10  # in the write buffer before a sender waits
+UNREAD_FRAMES_MAX = 16
+LISTEN_BACKLOG = 16
+
+# The library reports every stray connection with a traceback; what matters is logged by the link itself.
+_library_log = logging.getLogger(f"{__name__}.websockets")
+_library_log.setLevel(logging.CRITICAL)
+
+_OPTIONS: dict[str, Any] = {
+    "compression": None,
+    "max_size": FRAME_BYTES_MAX,
+    "max_queue": UNREAD_FRAMES_MAX,
+    "write_limit": UNSENT_BYTES_MAX,
+    "ping_interval": None,  # our own heartbeats do that
+    "open_timeout": OPEN_TIMEOUT_S,
+    "close_timeout": CLOSE_TIMEOUT_S,
+    "logger": _library_log,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Our key and certificate, and the one certificate that we accept."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    peer_der: bytes
+
+
+def load_trust(settings: PeerSettings) -> Trust:
+    """Check the addresses and read both certificates. Raises SettingsError naming the key."""
+    for address in (settings.listen, settings.connect):
+        if not address.startswith("unix:"):
+            split_address(address)
+    peer = _read_certificate("peer.peer_certificate", settings.peer_certificate)
+    ours = _read_certificate("peer.certificate", settings.certificate)
+    for key, certificate in (("peer.certificate", ours), ("peer.peer_certificate", peer)):
+        if certificate.not_valid_after_utc < datetime.now(UTC):
+            log.error("%s expired at %s: the controllers must be paired again", key, certificate.not_valid_after_utc)
+    contexts = []
+    for purpose in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
+        context = ssl.SSLContext(purpose)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the certificate itself is pinned; names prove nothing more
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=peer.public_bytes(Encoding.PEM).decode())
+        try:
+            context.load_cert_chain(settings.certificate, password="")  # never ask on the terminal
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"peer.certificate {settings.certificate}: no key that fits: {error}") from error
+        contexts.append(context)
+    server, client = contexts
+    server.num_tickets = 0  # no resumption: every connection shows its certificate
+    return Trust(server, client, peer.public_bytes(Encoding.DER))
+
+
+def _read_certificate(key: str, path: str) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(Path(path).read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{key} {path}: {error.strerror}; pair the controllers first") from error
+    except ValueError as error:
+        raise SettingsError(f"{key} {path}: no PEM certificate in it") from error
+
+
+class PinnedConnection(Connection):
+    """A connection that exists for the pinned certificate only, and knows when it last heard anything.
+
+    `heard_at` (the loop's time, s) is set where bytes arrive, before any task runs: a busy event loop does not make
+    the other side look silent.
+    """
+
+    pinned_der: bytes
+    heard_at: float
+    foreign = False  # it showed another certificate, and is being closed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.heard_at = self.loop.time()
+        super().connection_made(transport)
+        secured = transport.get_extra_info("ssl_object")
+        if secured is None or secured.getpeercert(binary_form=True) != self.pinned_der:
+            self.foreign = True
+            cast(asyncio.Transport, transport).abort()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self.loop.time()
+        super().data_received(data)
+
+
+class _Accepted(PinnedConnection, ServerConnection):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self.foreign:
+            log.warning("refused a connection: its certificate is not the pinned one")
+
+
+class _Dialled(PinnedConnection, ClientConnection):
+    pass
+
+
+async def listen(address: str, trust: Trust, handler: Callable[[PinnedConnection], Awaitable[None]]) -> Server:
+    """Listen on host:port or unix:/path. TCP_NODELAY is asyncio's default. Raises OSError."""
+
+    def create(*args: Any, **kwargs: Any) -> _Accepted:
+        connection = _Accepted(*args, **kwargs)
+        connection.pinned_der = trust.peer_der
+        return connection
+
+    async def handle(connection: ServerConnection) -> None:
+        await handler(cast(_Accepted, connection))
+
+    options = {
+        **_OPTIONS,
+        "ssl": trust.server,
+        "create_connection": create,
+        "server_header": None,
+        "backlog": LISTEN_BACKLOG,
+    }
+    if address.startswith("unix:"):
+        return await unix_serve(handle, address.removeprefix("unix:"), **options)
+    host, port = split_address(address)
+    return await serve(handle, host, port, **options)
+
+
+async def dial(address: str, trust: Trust) -> PinnedConnection:
+    """Connect to host:port or unix:/path. Raises OSError (TimeoutError included), WebSocketException, EOFError."""
+    made: list[_Dialled] = []
+
+    def create(*args: Any, **kwargs: Any) -> _Dialled:
+        connection = _Dialled(*args, **kwargs)
+        connection.pinned_der = trust.peer_der
+        made.append(connection)
+        return connection
+
+    options = {**_OPTIONS, "ssl": trust.client, "create_connection": create, "user_agent_header": None}
+    if address.startswith("unix:"):
+        dialling = unix_connect(address.removeprefix("unix:"), **options)
+    else:
+        host, port = split_address(address)
+        # The address is ours alone: no proxy of the environment may stand between.
+        dialling = connect("wss://peer/", host=host, port=port, server_hostname="peer", proxy=None, **options)
+    try:
+        return cast(_Dialled, await dialling)
+    except (OSError, EOFError, WebSocketException) as error:
+        if any(connection.foreign for connection in made):
+            raise ConnectionError("its certificate is not the pinned one") from error
+        raise
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """host:port or [v6]:port. Raises SettingsError."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"peer address {address!r}: must read host:port or unix:/path")
+    return host.removeprefix("[").removesuffix("]"), int(port)

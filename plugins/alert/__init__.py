@@ -1,0 +1,1 @@
+"""Alerts: what is wrong now, for administrators and monitoring."""

@@ -1,0 +1,1 @@
+"""The audit log of this controller: changes and logins."""

@@ -1,0 +1,1 @@
+"""The shared disks as this controller sees them."""

@@ -1,0 +1,112 @@
+"""middlewared's side of `fenced`: ports.Fencing over its socket."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from middlewared.lines import LineClient, LineError, LineLost
+from middlewared.ports import FenceCode, FenceResult, FenceState, Listener, PortError
+
+log = logging.getLogger(__name__)
+
+RETRY_MS_MIN = 20
+RETRY_MS_MAX = 500
+ACQUIRE_MS_MAX = 4_000  # below the failover engine's own deadline for the phase
+RELEASE_MS_MAX = 4_000
+STATE_MS_MAX = 2_000  # the keeper answers late while it proves its reservations after lost time
+
+
+class FencedDriver:
+    """Follows the keeper's state by its events; reconnects for ever, the wait between tries growing to RETRY_MS_MAX."""
+
+    def __init__(self, socket: Path) -> None:
+        self._client = LineClient(socket, self._on_event, self._on_lost)
+        self._state = FenceState()
+        self._listeners: list[Listener] = []
+        self._lost = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Tries to connect once before it returns; goes on in the background."""
+        await self._connect()
+        self._connecting = asyncio.create_task(self._stay_connected())
+
+    async def stop(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        await self._client.close()
+        self._set(FenceState())
+
+    def state(self) -> FenceState:
+        return self._state
+
+    def on_change(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    async def acquire(self, *, force: bool) -> FenceResult:
+        answer = await self._call("acquire", ACQUIRE_MS_MAX, force=force)
+        await self._refresh()
+        return FenceResult(FenceCode(answer["code"]), str(answer["message"]))
+
+    async def release(self) -> None:
+        answer = await self._call("release", RELEASE_MS_MAX)
+        await self._refresh()
+        if answer["code"] != FenceCode.OK:
+            raise PortError(f"the reservations were not all given up: {answer['message']}")
+
+    async def run_info(self) -> dict[str, Any]:
+        """The keeper's own view, for an administrator. Raises PortError."""
+        info = await self._call("run_info", STATE_MS_MAX)
+        return dict(info)
+
+    async def _call(self, op: str, timeout_ms: int, **args: Any) -> Any:
+        try:
+            return await self._client.call(op, timeout_ms, **args)
+        except LineLost as error:
+            raise PortError(f"the keeper of the reservations (fenced) did not answer: {error.message}") from error
+        except LineError as error:
+            raise PortError(f"the keeper of the reservations (fenced) refused: {error.message}") from error
+
+    async def _refresh(self) -> None:
+        """Events and answers may cross; after a request the state is as new as the answer."""
+        self._set(_state_of(await self._call("state", STATE_MS_MAX)))
+
+    async def _connect(self) -> None:
+        """Connect if need be, and learn the state; without both, it stays `running=False`."""
+        try:
+            if not self._client.connected:
+                self._lost.clear()
+                await self._client.connect()
+            await self._refresh()
+        except (LineError, PortError) as error:
+            log.debug("fenced: %s", error)
+
+    async def _stay_connected(self) -> None:
+        wait_ms = RETRY_MS_MIN
+        while True:
+            if self._client.connected and self._state.running:
+                wait_ms = RETRY_MS_MIN
+                await self._lost.wait()
+            await asyncio.sleep(wait_ms / 1000)
+            wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
+            await self._connect()
+
+    def _on_event(self, event: str, data: Any) -> None:
+        if event == "state":
+            self._set(_state_of(data))
+
+    def _on_lost(self) -> None:
+        self._lost.set()
+        self._set(FenceState())
+
+    def _set(self, state: FenceState) -> None:
+        if state != self._state:
+            self._state = state
+            for listener in self._listeners:
+                listener()
+
+
+def _state_of(data: dict[str, Any]) -> FenceState:
+    return FenceState(**{**data, "disks_failed": tuple(data["disks_failed"])})

@@ -1,0 +1,143 @@
+"""`fenced`: the process that keeps the reservations, and resets its controller when it lost them.
+
+    python -m middlewared.plugins.fencing.keeper --config FILE
+
+Runs on both controllers from boot, apart from middlewared, which may die without moving anything (S5). Serves JSON
+lines (middlewared.lines) at fence.socket: `state`, `acquire {force}`, `release`, `run_info`; event `state` when it
+changed. Exits with a FenceCode: 0 told to end, 5 unexpected, 6 another one runs already.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from middlewared.lines import LineConnection, LineError, LineServer
+from middlewared.plugins.fencing.guard import Guard
+from middlewared.plugins.fencing.logic import HOST_IDS
+from middlewared.plugins.fencing.memory import Memory
+from middlewared.plugins.fencing.reset import ConsoleReset, Reset, SysrqReset
+from middlewared.plugins.fencing.simulated import ShelfSource
+from middlewared.plugins.fencing.transport import DiskSource
+from middlewared.ports import FenceCode, FenceState
+from middlewared.settings import Settings, SettingsError, load
+
+log = logging.getLogger("fenced")
+
+
+class Keeper:
+    """The guard, and its door: nothing that arrives is answered before the guard says what it believes is proven."""
+
+    def __init__(self, settings: Settings, source: DiskSource, reset: Reset) -> None:
+        self._socket = Path(settings.fence.socket)
+        self._server = LineServer(self._handle)
+        self.guard = Guard(
+            settings.fence,
+            settings.fence.host_id or HOST_IDS[settings.node],
+            source,
+            memory=Memory(Path(settings.run_dir) / "fenced.json"),
+            reset=reset.reset,
+            publish=self._publish,
+        )
+
+    async def start(self) -> None:
+        await self.guard.start()
+        await self._server.start(self._socket)
+
+    async def stop(self) -> None:
+        await self._server.stop()
+        await self.guard.stop()
+
+    def _publish(self, state: FenceState) -> None:
+        self._server.broadcast("state", asdict(state))
+
+    async def _handle(self, connection: LineConnection, op: str, args: dict[str, Any]) -> Any:
+        await self.guard.ready()
+        match op:
+            case "state":
+                return asdict(self.guard.state())
+            case "acquire":
+                result = await self.guard.acquire(force=bool(args["force"]))
+                return {"code": int(result.code), "message": result.message}
+            case "release":
+                result = await self.guard.release()
+                return {"code": int(result.code), "message": result.message}
+            case "run_info":
+                return {"pid": os.getpid(), **self.guard.run_info()}
+        raise LineError("EINVAL", f"no such operation: {op}")
+
+
+def _source(settings: Settings) -> DiskSource:
+    if settings.drivers == "simulated" and settings.fence.shelf:
+        return ShelfSource(Path(settings.fence.shelf))
+    if settings.drivers == "simulated":
+        raise SettingsError("drivers = simulated needs fence.shelf, the socket of the simulated disks")
+    raise SettingsError("fenced cannot reach disks with drivers = linux in this version; use drivers = simulated")
+
+
+def _reset(settings: Settings) -> Reset:
+    return ConsoleReset(Path(settings.state_dir)) if settings.drivers == "simulated" else SysrqReset()
+
+
+async def _serve(settings: Settings) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    keeper = Keeper(settings, _source(settings), _reset(settings))
+    await keeper.start()
+    log.info("ready")
+    told = asyncio.create_task(ended.wait())
+    running = asyncio.create_task(keeper.guard.wait())
+    await asyncio.wait([told, running], return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    await keeper.stop()
+    if not ended.is_set():
+        await running  # raises what ended it
+        raise RuntimeError("this controller should have been reset")
+
+
+def _lock(settings: Settings) -> IO[str] | None:
+    """The lock of the only keeper, held until the process ends; None when another one has it."""
+    path = Path(settings.fence.socket).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def main(arguments: list[str] | None = None) -> FenceCode:
+    """Run until told to end (SIGTERM, SIGINT). Reservations are not given up by that."""
+    parser = argparse.ArgumentParser(prog="fenced", description="keeps the reservations on the shared disks")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="middlewared's settings file")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s fenced %(levelname)s %(message)s")
+    try:
+        settings = load(options.config)
+        lock = _lock(settings)
+        if lock is None:
+            log.error("another fenced of this controller runs already")
+            return FenceCode.ALREADY_RUNNING
+        with lock:
+            asyncio.run(_serve(settings))
+    except (SettingsError, OSError) as error:
+        log.error("%s", error)
+        return FenceCode.UNEXPECTED
+    except Exception:
+        log.exception("fenced ends")
+        return FenceCode.UNEXPECTED
+    return FenceCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The last resort: reset this controller at once (S3)."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Protocol
+
+
+class Reset(Protocol):
+    def reset(self, reason: str) -> None:
+        """Reset the controller, saying why where it can be read afterwards. Does not return."""
+
+
+class ConsoleReset:
+    """A simulated controller: all its processes are one process group, and its console is a file."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._console = state_dir / "console.log"
+
+    def reset(self, reason: str) -> None:
+        line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} fenced: resetting this controller: {reason}\n"
+        try:
+            with self._console.open("a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            print(f"{line.strip()} (console: {error})", file=sys.stderr)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+class SysrqReset:
+    """A real one. The reason goes to the kernel's log (serial console, pstore): a file might wait for a stuck disk."""
+
+    def __init__(self, kernel_log: Path = Path("/dev/kmsg"), trigger: Path = Path("/proc/sysrq-trigger")) -> None:
+        self._kernel_log = kernel_log
+        self._trigger = trigger
+
+    def reset(self, reason: str) -> None:
+        try:
+            self._kernel_log.write_text(f"<0>fenced: resetting this controller: {reason}\n")
+        finally:
+            self._trigger.write_text("b")

@@ -1,0 +1,200 @@
+"""SCSI commands of disks, their status and sense data. Pure: bytes in, bytes out; transports only carry them.
+
+Sources: SPC-4 (INQUIRY 6.6, REPORT LUNS 6.33, sense data 4.5), SBC-3 (READ, WRITE, READ CAPACITY), SAM-5 (status).
+"""
+
+import enum
+import struct
+from dataclasses import dataclass
+
+SENSE_BYTES_MAX = 252  # SPC-4 4.5.1
+SERIAL_PAGE = 0x80
+BLOCK_BYTES = 512
+
+
+class Status(enum.IntEnum):
+    """SAM-5 5.3.1."""
+
+    GOOD = 0x00
+    CHECK_CONDITION = 0x02
+    BUSY = 0x08
+    RESERVATION_CONFLICT = 0x18
+    TASK_SET_FULL = 0x28
+    TASK_ABORTED = 0x40
+
+
+class Opcode(enum.IntEnum):
+    TEST_UNIT_READY = 0x00
+    REQUEST_SENSE = 0x03
+    INQUIRY = 0x12
+    READ_CAPACITY_10 = 0x25
+    READ_10 = 0x28
+    WRITE_10 = 0x2A
+    SYNCHRONIZE_CACHE_10 = 0x35
+    PERSISTENT_RESERVE_IN = 0x5E
+    PERSISTENT_RESERVE_OUT = 0x5F
+    READ_16 = 0x88
+    WRITE_16 = 0x8A
+    SERVICE_ACTION_IN_16 = 0x9E  # READ CAPACITY(16) is its service action 10h
+    REPORT_LUNS = 0xA0
+
+
+class SenseKey(enum.IntEnum):
+    """SPC-4 4.5.6, those that we tell apart."""
+
+    NO_SENSE = 0x0
+    NOT_READY = 0x2
+    MEDIUM_ERROR = 0x3
+    HARDWARE_ERROR = 0x4
+    ILLEGAL_REQUEST = 0x5
+    UNIT_ATTENTION = 0x6
+    DATA_PROTECT = 0x7
+    ABORTED_COMMAND = 0xB
+
+
+@dataclass(frozen=True, slots=True)
+class Sense:
+    """What went wrong: sense key, additional sense code and its qualifier."""
+
+    key: int
+    code: int
+    qualifier: int
+
+    def __str__(self) -> str:
+        return f"{self.key:02X}/{self.code:02X}/{self.qualifier:02X}"
+
+    @property
+    def unit_attention(self) -> bool:
+        return self.key == SenseKey.UNIT_ATTENTION
+
+    @property
+    def target_was_reset(self) -> bool:
+        """Power on, reset or bus device reset occurred (29/xx): a target may have forgotten its reservations."""
+        return self.unit_attention and self.code == 0x29
+
+    @property
+    def reservations_changed(self) -> bool:
+        """Reservations preempted (2A/03), reservations released (2A/04) or registrations preempted (2A/05)."""
+        return self.unit_attention and self.code == 0x2A and self.qualifier in (0x03, 0x04, 0x05)
+
+    @property
+    def unsupported(self) -> bool:
+        """The device server does not know the command, or this form of it (20/00, 24/00, 26/00)."""
+        return self.key == SenseKey.ILLEGAL_REQUEST and self.code in (0x20, 0x24, 0x26)
+
+
+POWER_ON_OR_RESET = Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x00)
+BUS_DEVICE_RESET = Sense(SenseKey.UNIT_ATTENTION, 0x29, 0x03)
+RESERVATIONS_PREEMPTED = Sense(SenseKey.UNIT_ATTENTION, 0x2A, 0x03)
+RESERVATIONS_RELEASED = Sense(SenseKey.UNIT_ATTENTION, 0x2A, 0x04)
+REGISTRATIONS_PREEMPTED = Sense(SenseKey.UNIT_ATTENTION, 0x2A, 0x05)
+INVALID_OPCODE = Sense(SenseKey.ILLEGAL_REQUEST, 0x20, 0x00)
+LBA_OUT_OF_RANGE = Sense(SenseKey.ILLEGAL_REQUEST, 0x21, 0x00)
+INVALID_FIELD_IN_CDB = Sense(SenseKey.ILLEGAL_REQUEST, 0x24, 0x00)
+LUN_NOT_SUPPORTED = Sense(SenseKey.ILLEGAL_REQUEST, 0x25, 0x00)
+INVALID_FIELD_IN_PARAMETERS = Sense(SenseKey.ILLEGAL_REQUEST, 0x26, 0x00)
+INVALID_RELEASE = Sense(SenseKey.ILLEGAL_REQUEST, 0x26, 0x04)
+PARAMETER_LIST_LENGTH_ERROR = Sense(SenseKey.ILLEGAL_REQUEST, 0x1A, 0x00)
+WRITE_ERROR = Sense(SenseKey.MEDIUM_ERROR, 0x0C, 0x00)
+UNRECOVERED_READ_ERROR = Sense(SenseKey.MEDIUM_ERROR, 0x11, 0x00)
+INTERNAL_TARGET_FAILURE = Sense(SenseKey.HARDWARE_ERROR, 0x44, 0x00)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A command's end: SAM-5 status, raw sense data (empty unless CHECK CONDITION), data in."""
+
+    status: int
+    sense: bytes = b""
+    data: bytes = b""
+
+
+def parse_sense(raw: bytes) -> Sense | None:
+    """Sense data in fixed (70h, 71h; SPC-4 4.5.3) or descriptor format (72h, 73h; 4.5.2); None if it is neither."""
+    if not raw:
+        return None
+    response = raw[0] & 0x7F
+    if response in (0x70, 0x71) and len(raw) >= 3:
+        code, qualifier = (raw[12], raw[13]) if len(raw) >= 14 else (0, 0)
+        return Sense(raw[2] & 0x0F, code, qualifier)
+    if response in (0x72, 0x73) and len(raw) >= 4:
+        return Sense(raw[1] & 0x0F, raw[2], raw[3])
+    return None
+
+
+def fixed_sense(sense: Sense) -> bytes:
+    """Current sense data in fixed format, 18 bytes (SPC-4 4.5.3)."""
+    return struct.pack(">BBB4xB4xBB4x", 0x70, 0, sense.key, 10, sense.code, sense.qualifier)
+
+
+def descriptor_sense(sense: Sense) -> bytes:
+    """Current sense data in descriptor format without descriptors, 8 bytes (SPC-4 4.5.2)."""
+    return struct.pack(">BBBB4x", 0x72, sense.key, sense.code, sense.qualifier)
+
+
+def explain(reply: Reply) -> str:
+    """A reply in words for a human: "RESERVATION CONFLICT", "CHECK CONDITION 06/29/00"."""
+    try:
+        text = Status(reply.status).name.replace("_", " ")
+    except ValueError:
+        text = f"status {reply.status:#04x}"
+    sense = parse_sense(reply.sense)
+    return text if sense is None else f"{text} {sense}"
+
+
+def test_unit_ready() -> bytes:
+    return bytes(6)
+
+
+def inquiry(page: int | None = None, allocation_bytes: int = 252) -> bytes:
+    """INQUIRY (SPC-4 6.6); `page` asks for a page of vital product data."""
+    evpd = 0 if page is None else 1
+    return struct.pack(">BBBHB", Opcode.INQUIRY, evpd, page or 0, allocation_bytes, 0)
+
+
+def parse_serial(data: bytes) -> str:
+    """The serial number of VPD page 80h (SPC-4 7.8.16). Raises ValueError."""
+    if len(data) < 4 or data[1] != SERIAL_PAGE:
+        raise ValueError("not a unit serial number page")
+    length = int.from_bytes(data[2:4], "big")
+    return data[4 : 4 + length].decode("ascii", "replace").strip()
+
+
+def report_luns(allocation_bytes: int = 8192) -> bytes:
+    return struct.pack(">BxBxxxIxx", Opcode.REPORT_LUNS, 0, allocation_bytes)
+
+
+def read_capacity_10() -> bytes:
+    return struct.pack(">B9x", Opcode.READ_CAPACITY_10)
+
+
+def read_capacity_16() -> bytes:
+    return struct.pack(">BBQIxx", Opcode.SERVICE_ACTION_IN_16, 0x10, 0, 32)
+
+
+def parse_capacity(data: bytes) -> tuple[int, int]:
+    """(blocks, bytes a block) of READ CAPACITY(10), 8 bytes, or (16), 32 bytes. Raises ValueError."""
+    if len(data) < 8:
+        raise ValueError("capacity data are too short")
+    last, block_bytes = struct.unpack_from(">QI", data) if len(data) >= 12 else struct.unpack_from(">II", data)
+    return last + 1, block_bytes
+
+
+def read_10(lba: int, blocks: int) -> bytes:
+    return struct.pack(">BBIBHB", Opcode.READ_10, 0, lba, 0, blocks, 0)
+
+
+def read_16(lba: int, blocks: int) -> bytes:
+    return struct.pack(">BBQIBB", Opcode.READ_16, 0, lba, blocks, 0, 0)
+
+
+def write_10(lba: int, blocks: int) -> bytes:
+    return struct.pack(">BBIBHB", Opcode.WRITE_10, 0, lba, 0, blocks, 0)
+
+
+def write_16(lba: int, blocks: int) -> bytes:
+    return struct.pack(">BBQIBB", Opcode.WRITE_16, 0, lba, blocks, 0, 0)
+
+
+def synchronize_cache_10() -> bytes:
+    return struct.pack(">B9x", Opcode.SYNCHRONIZE_CACHE_10)

@@ -1,0 +1,120 @@
+"""How commands reach disks: what a transport is, one command with its deadline, and the reading of reservations."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from middlewared.plugins.fencing import scsi, scsi_pr
+from middlewared.plugins.fencing.logic import Reading
+from middlewared.plugins.fencing.scsi import Reply, Status
+
+TRIES_MAX = 16  # of one command: unit attentions stack up, and each eats one try
+BUSY_WAIT_MS = 5
+
+T = TypeVar("T")
+
+
+class TransportError(Exception):
+    """No answer: what the command did, if anything, is unknown."""
+
+
+class DiskRefused(Exception):
+    """The disk answered, but not what is needed; the message says what it answered."""
+
+
+class Transport(Protocol):
+    """One path to one disk."""
+
+    @property
+    def serial(self) -> str: ...
+
+    async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
+        """Carry one command. Raises TransportError when it is not answered in time."""
+
+    async def lun_reset(self, timeout_ms: int) -> None:
+        """LOGICAL UNIT RESET (SAM-5 7.7): what is queued on the disk never lands. Raises TransportError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A shared disk and every path to it."""
+
+    serial: str
+    paths: tuple[Transport, ...]
+
+
+class DiskSource(Protocol):
+    """The shared disks that this controller reaches now, by serial."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def disks(self) -> Mapping[str, Disk]: ...
+
+    def on_change(self, listener: Callable[[], None]) -> None: ...
+
+
+async def command(path: Transport, cdb: bytes, data: bytes = b"", *, timeout_ms: int) -> Reply:
+    """One command to its true end: unit attentions, which only precede it, are taken note of by asking again.
+
+    Whoever cares what a unit attention announced reads the reservations, and does not trust it to have come to him:
+    all programs of one controller share the nexus, and the first command of any of them gets it.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_ms / 1000
+    for _ in range(TRIES_MAX):
+        left_ms = int((deadline - loop.time()) * 1000)
+        if left_ms <= 0:
+            break
+        reply = await path.execute(cdb, data, left_ms)
+        if reply.status in (Status.BUSY, Status.TASK_SET_FULL):
+            await asyncio.sleep(BUSY_WAIT_MS / 1000)
+            continue
+        sense = scsi.parse_sense(reply.sense)
+        if reply.status != Status.CHECK_CONDITION or sense is None or not sense.unit_attention:
+            return reply
+    raise TransportError(f"{path.serial}: no answer within {timeout_ms} ms")
+
+
+async def read(disk: Disk, timeout_ms: int) -> Reading:
+    """Keys and reservation of a disk, by the first path that answers. Raises TransportError or DiskRefused."""
+
+    async def by(path: Transport) -> Reading:
+        (generation, keys), (_, reservation) = await asyncio.gather(
+            _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms),
+            _ask(path, scsi_pr.read_reservation(), scsi_pr.parse_reservation, timeout_ms),
+        )
+        return Reading(generation, keys, reservation)
+
+    return await _first_path(disk, by)
+
+
+async def read_keys(disk: Disk, timeout_ms: int) -> tuple[int, ...]:
+    """The registered keys alone, for the one who only watches. Raises TransportError or DiskRefused."""
+
+    async def by(path: Transport) -> tuple[int, ...]:
+        return (await _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms))[1]
+
+    return await _first_path(disk, by)
+
+
+async def _first_path(disk: Disk, by: Callable[[Transport], Awaitable[T]]) -> T:
+    lost: TransportError | None = None
+    for path in disk.paths:
+        try:
+            return await by(path)
+        except TransportError as error:
+            lost = error
+    raise lost or TransportError(f"{disk.serial}: no path")
+
+
+async def _ask(path: Transport, cdb: bytes, parse: Callable[[bytes], T], timeout_ms: int) -> T:
+    reply = await command(path, cdb, timeout_ms=timeout_ms)
+    if reply.status != Status.GOOD:
+        raise DiskRefused(f"{path.serial}: {scsi.explain(reply)}")
+    try:
+        return parse(reply.data)
+    except ValueError as error:
+        raise DiskRefused(f"{path.serial}: {error}") from error

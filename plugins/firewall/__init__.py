@@ -1,0 +1,1 @@
+"""Keeps traffic to virtual addresses out until the controller is fit to serve it."""

@@ -1,0 +1,19 @@
+"""Firewall over the lab's packet filter; the lab's switch obeys it before the call returns."""
+
+from middlewared.machine import SimulatedMachine
+from middlewared.ports import Firewall
+
+
+class SimulatedFirewall(Firewall):
+    def __init__(self, machine: SimulatedMachine) -> None:
+        self._machine = machine
+
+    async def block(self) -> None:
+        await self._machine.call("firewall", allow=False)
+
+    async def allow(self) -> None:
+        await self._machine.call("firewall", allow=True)
+
+    async def allowed(self) -> bool:
+        state = await self._machine.call("state")
+        return bool(state["firewall_allowed"])

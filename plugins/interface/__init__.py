@@ -1,0 +1,1 @@
+"""Network interfaces and which of them failover depends on."""

@@ -1,0 +1,1 @@
+"""What this controller is: identity, licence, version."""

@@ -1,0 +1,1 @@
+"""The pools on the shared disks."""

@@ -1,0 +1,36 @@
+"""Pools on the lab's shelf, as this controller's simulated kernel has them."""
+
+from collections.abc import Sequence
+
+from middlewared.machine import SimulatedMachine
+from middlewared.ports import Listener, Pool, Pools
+
+_TIMEOUT_MS = 3_600_000  # the caller sets the real deadline; this one bounds what it forgot
+
+
+class SimulatedPools(Pools):
+    def __init__(self, machine: SimulatedMachine) -> None:
+        self._machine = machine
+
+    async def pools(self) -> Sequence[Pool]:
+        rows = await self._machine.call("pool_list")
+        return [
+            Pool(
+                name=row["name"],
+                guid=row["guid"],
+                imported=row["imported"],
+                status=row["status"],
+                size_bytes=row["size_bytes"],
+                allocated_bytes=row["allocated_bytes"],
+            )
+            for row in rows
+        ]
+
+    async def import_pool(self, guid: str) -> None:
+        await self._machine.call("pool_import", timeout_ms=_TIMEOUT_MS, guid=guid)
+
+    async def export_pool(self, guid: str) -> None:
+        await self._machine.call("pool_export", timeout_ms=_TIMEOUT_MS, guid=guid)
+
+    def on_change(self, listener: Listener) -> None:
+        self._machine.on_change("pools", listener)

@@ -1,0 +1,1 @@
+"""Reset, reboot and shutdown of this controller."""

@@ -1,0 +1,1 @@
+"""Privileges: which groups of users have which roles."""

@@ -1,0 +1,1 @@
+"""Virtual addresses and their election (VRRP)."""

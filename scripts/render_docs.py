@@ -1,0 +1,148 @@
+"""Render docs/api.md, the API's reference, from schemas/. A contract test checks that it is fresh."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from middlewared.auth.identity import ROLES
+from middlewared.rpc.registry import Registry
+from middlewared.rpc.schemas import EventSpec, MethodSpec, ServiceSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "docs" / "api.md"
+
+HEADER = """\
+# API reference
+
+Made from `schemas/` by `make docs`; do not edit. The same schemas validate every call, and are served by a running
+daemon as an OpenRPC document: `rpc.discover`, or `GET /openrpc.json`.
+
+A call travels as JSON-RPC 2.0 over a websocket at `/api/current`, with positional parameters. **Roles**: any one of
+those named suffices; FULL_ADMIN may call everything, READONLY_ADMIN whatever needs a role that ends in `_READ`.
+A **job** answers with its number at once and tells its progress through the event `core.get_jobs`. A **query** method
+takes filters and options: `[["name", "=", "x"]]`, `{"select": [...], "order_by": [...], "limit": 10, "get": true}`.
+"""
+
+
+def render(registry: Registry) -> str:
+    services = sorted(registry.services.values(), key=lambda service: service.namespace)
+    parts = [HEADER, _contents(services)]
+    for service in services:
+        parts.append(_service(service))
+        methods = [method for method in registry.methods.values() if method.namespace == service.namespace]
+        parts += [_method(method, service) for method in sorted(methods, key=lambda method: method.name)]
+    parts.append("## Events\n")
+    parts += [_event(event) for event in sorted(registry.events.values(), key=lambda event: event.name)]
+    parts.append("## Roles\n\n| role | allows to |\n| --- | --- |\n")
+    parts[-1] += "".join(f"| {role} | {meaning} |\n" for role, meaning in ROLES.items())
+    return "\n".join(parts)
+
+
+def _contents(services: list[ServiceSpec]) -> str:
+    names = [*(service.namespace for service in services), "Events", "Roles"]
+    return " · ".join(f"[{name}](#{name.lower().replace('.', '')})" for name in names) + "\n"
+
+
+def _service(service: ServiceSpec) -> str:
+    about = f"{service.cli_description}. " if service.cli_description else ""
+    command_line = "" if service.private or service.cli_private else f"On the command line: `{service.cli_namespace}`."
+    return f"## {service.namespace}\n\n{about}{command_line}".rstrip() + "\n"
+
+
+def _method(method: MethodSpec, service: ServiceSpec) -> str:
+    spec = method.spec
+    lines = [f"### {method.name}", "", spec["summary"], ""]
+    if spec["description"] != spec["summary"]:
+        lines += [spec["description"], ""]
+    lines += [" · ".join(_traits(method)), ""]
+    if method.params and not method.filterable:
+        lines += ["Parameters:", ""]
+        for param in method.params:
+            lines += _member(param.name, param.schema, required=param.required, depth=0)
+        lines.append("")
+    result = spec["result"]
+    lines += ["Result:", "", *_member("", result["schema"], required=True, depth=0), ""]
+    example = spec["examples"][0]
+    call = {"method": method.name, "params": [param["value"] for param in example["params"]]}
+    lines += ["```json", _compact(call), _compact({"result": example["result"]["value"]}), "```", ""]
+    if spec.get("x-cli-examples") and not (service.private or service.cli_private or method.private):
+        lines += ["```text", *spec["x-cli-examples"], "```", ""]
+    return "\n".join(lines)
+
+
+def _traits(method: MethodSpec) -> Iterator[str]:
+    if method.auth == "none":
+        yield "no login needed"
+    elif method.auth == "login":
+        yield "any login"
+    else:
+        yield f"roles: {', '.join(method.roles) or 'FULL_ADMIN'}"
+    if method.job:
+        yield "job"
+    if method.filterable:
+        yield "query"
+    for flag, words in {"uploadable": "takes an upload", "downloadable": "gives a download"}.items():
+        if method.flag(flag):
+            yield words
+    if method.private:
+        yield "not listed"
+
+
+def _member(name: str, schema: Mapping[str, Any], *, required: bool, depth: int) -> Iterator[str]:
+    """One line for a value, and indented ones for what it consists of."""
+    words = [_kind(schema), *_bounds(schema)]
+    if name and not required:
+        words.append("optional")
+    if "default" in schema:
+        words.append(f"default `{_compact(schema['default'])}`")
+    label = f"`{name}` " if name else ""
+    text = schema.get("description", "")
+    yield f"{'  ' * depth}- {label}({', '.join(words)}){': ' if text else ''}{text}"
+    for inner in (schema, schema.get("items", {})):
+        for key, value in inner.get("properties", {}).items():
+            yield from _member(key, value, required=key in inner.get("required", ()), depth=depth + 1)
+    for branch in [*schema.get("anyOf", ()), *schema.get("oneOf", ())]:
+        yield from _member("", branch, required=True, depth=depth + 1)
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return " | ".join(f"`{_compact(value)}`" for value in schema["enum"])
+    if "anyOf" in schema or "oneOf" in schema:
+        return "one of"
+    kinds = schema.get("type", "anything")
+    kind = " or ".join([kinds] if isinstance(kinds, str) else kinds)
+    item = schema.get("items", {}).get("type")
+    return f"{kind} of {item}" if item and isinstance(item, str) else kind
+
+
+def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None or high is not None:
+        yield f"{'' if low is None else low}..{'' if high is None else high}"
+    for key, words in {"maxLength": "at most {} characters", "maxItems": "at most {} items"}.items():
+        if key in schema:
+            yield words.format(schema[key])
+
+
+def _event(event: EventSpec) -> str:
+    access = "any login" if event.auth == "login" else f"roles: {', '.join(event.roles) or 'FULL_ADMIN'}"
+    lines = [f"### {event.name} (event)", "", event.description, "", access, "", "Fields:", ""]
+    return "\n".join([*lines, *_member("", event.schema, required=True, depth=0), ""])
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def main() -> int:
+    TARGET.parent.mkdir(exist_ok=True)
+    TARGET.write_text(render(Registry.load()))
+    print(f"docs: wrote {TARGET.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

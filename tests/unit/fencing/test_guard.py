@@ -1,0 +1,514 @@
+"""The keeper's life in virtual time: two of them, one shelf, and everything that can happen between."""
+
+import asyncio
+import functools
+import inspect
+import selectors
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from middlewared.lab.direct import DirectSource
+from middlewared.lab.shelf import STANDARD, TGT, Shelf, ShelfDisk, Target
+from middlewared.plugins.fencing import scsi, scsi_pr
+from middlewared.plugins.fencing.guard import Guard
+from middlewared.plugins.fencing.memory import Memory
+from middlewared.plugins.fencing.scsi_pr import make_key
+from middlewared.ports import FenceCode, FenceState
+from middlewared.settings import FenceSettings
+
+HOSTS = {"a": 0xA000_0001, "b": 0xB000_0001}
+SETTINGS = FenceSettings()
+BLOCK = bytes(512)
+
+
+class _JumpingSelector(selectors.SelectSelector):
+    """Nothing is waited for: the time that a loop wants to sleep passes at once."""
+
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise AssertionError("everything waits for something that never happens")
+        self.now_s += max(timeout, 0)
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._clock = _JumpingSelector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now_s
+
+    def freeze(self, ms: float) -> None:
+        """The machine stands still: time passes, and nothing runs."""
+        self._clock.now_s += ms / 1000
+
+
+def virtual(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a coroutine test in virtual time, with a room for it."""
+
+    @functools.wraps(test)
+    def run(tmp_path: Path, **more: Any) -> None:
+        loop = VirtualLoop()
+        try:
+            loop.run_until_complete(_in_room(loop, test, tmp_path, more))
+        finally:
+            loop.close()
+
+    del run.__wrapped__  # pytest is to see the arguments of `run`
+    names = [name for name in test.__annotations__ if name not in ("room", "return")]
+    return _with_arguments(run, names)
+
+
+def _with_arguments(run: Callable[..., None], names: list[str]) -> Callable[..., None]:
+    parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("tmp_path", *names)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what pytest reads
+    return run
+
+
+async def _in_room(loop: VirtualLoop, test: Callable[..., Awaitable[None]], path: Path, more: dict[str, Any]) -> None:
+    room = Room(loop, path)
+    try:
+        await test(room, **more)
+    finally:
+        for node in room.nodes.values():
+            await node.guard.stop()
+
+
+class Node:
+    """One controller: its keeper, its way to the disks, and what became of it."""
+
+    def __init__(self, room: "Room", name: str, life: int) -> None:
+        self.name = name
+        self.source = DirectSource(room.shelf, name, latency_ms=0.2)
+        self.resets: list[str] = []
+        self.said: list[FenceState] = []
+        self.guard = Guard(
+            SETTINGS,
+            HOSTS[name],
+            self.source,
+            memory=Memory(room.path / f"{name}-boot{life}.json"),
+            reset=self._reset,
+            publish=self.said.append,
+        )
+
+    def _reset(self, reason: str) -> None:
+        self.resets.append(reason)
+        self.source.cut = True  # a controller that resets sends nothing more
+
+
+class Room:
+    def __init__(self, loop: VirtualLoop, path: Path) -> None:
+        self.loop, self.path = loop, path
+        self.shelf = self.new_shelf(12)
+        self.nodes: dict[str, Node] = {}
+
+    def new_shelf(self, disks: int, target: Target = STANDARD) -> Shelf:
+        self.shelf = Shelf([ShelfDisk(lun, f"S{lun:03}", 1 << 20) for lun in range(disks)], target=target)
+        return self.shelf
+
+    async def boot(self, name: str, life: int = 1) -> Node:
+        node = Node(self, name, life)
+        await node.guard.start()
+        self.nodes[f"{name}{life}{len(self.nodes)}"] = node
+        return node
+
+    async def pass_ms(self, ms: float) -> None:
+        await asyncio.sleep(ms / 1000)
+
+    async def pair(self) -> tuple[Node, Node]:
+        """A holds the disks, B stands by and has seen it move."""
+        a, b = await self.boot("a"), await self.boot("b")
+        assert (await a.guard.acquire(force=False)).code is FenceCode.OK
+        await self.pass_ms(300)
+        return a, b
+
+    def writes(self, name: str, lun: int = 0) -> bool:
+        """Would a write of this controller be accepted? Unit attentions are read away first."""
+        for _ in range(5):
+            status, sense, _ = self.shelf.execute(name, lun, scsi.write_10(0, 1), BLOCK)
+            if status != scsi.Status.CHECK_CONDITION:
+                return status == scsi.Status.GOOD
+        raise AssertionError(f"unit attentions without end: {sense.hex()}")
+
+    def generations(self, lun: int = 0) -> list[int]:
+        return [scsi_pr.generation_of(key) for key in self.shelf.reservations(lun).keys.values()]
+
+
+@virtual
+async def test_first_boot_takes_free_disks_at_once(room: Room) -> None:
+    a = await room.boot("a")
+    result = await a.guard.acquire(force=False)
+    assert result.code is FenceCode.OK
+    state = a.guard.state()
+    assert (state.held, state.disks_held, state.disks_total, state.disks_failed) == (True, 12, 12, ())
+    assert room.writes("a")
+    assert not room.writes("b")
+    assert (await a.guard.acquire(force=False)).code is FenceCode.OK, "a second time changes nothing"
+
+
+@virtual
+async def test_the_holder_moves_and_the_standby_sees_it(room: Room) -> None:
+    a, b = await room.pair()
+    before = room.generations()
+    await room.pass_ms(500)
+    assert room.generations()[0] - before[0] in (9, 10, 11)
+    assert b.guard.state().peer_moving
+    assert not a.guard.state().peer_moving
+    assert not b.guard.state().held
+    assert (a.resets, b.resets) == ([], [])
+
+
+@virtual
+async def test_state_is_published_when_it_changes_and_not_on_each_beat(room: Room) -> None:
+    a, b = await room.pair()
+    await room.pass_ms(3000)
+    assert [(state.held, state.disks_held) for state in a.said] == [(False, 0), (True, 12)]
+    assert [state.peer_moving for state in b.said] == [False, True]
+
+
+@virtual
+async def test_an_idle_standby_is_not_registered(room: Room) -> None:
+    await room.pair()
+    assert all(len(room.shelf.reservations(lun).keys) == 1 for lun in range(12))
+
+
+@virtual
+async def test_a_live_peer_is_not_robbed(room: Room) -> None:
+    a, b = await room.pair()
+    result = await b.guard.acquire(force=False)
+    assert result.code is FenceCode.PEER_ALIVE
+    await room.pass_ms(500)
+    assert a.guard.state().held
+    assert a.resets == []
+
+
+@virtual
+async def test_unless_by_force(room: Room) -> None:
+    a, b = await room.pair()
+    assert (await b.guard.acquire(force=True)).code is FenceCode.OK
+    assert not room.writes("a"), "the old holder writes after it was thrown out"
+    await room.pass_ms(100)
+    assert len(a.resets) == 1
+    assert not a.guard.state().held
+    assert a.said[-1].held is False
+    await room.pass_ms(2000)
+    assert b.resets == []
+    assert b.guard.state().disks_held == 12
+
+
+@virtual
+async def test_a_dead_peer_is_followed_at_once(room: Room) -> None:
+    """The standby watched all the time, so that it loses none when it is asked."""
+    a, b = await room.pair()
+    a.source.cut = True
+    await room.pass_ms(250)
+    assert not b.guard.state().peer_moving
+    before = room.loop.time()
+    assert (await b.guard.acquire(force=False)).code is FenceCode.OK
+    assert room.loop.time() - before < 0.01
+
+
+@virtual
+async def test_a_standby_that_just_came_looks_first(room: Room) -> None:
+    a = await room.boot("a")
+    await a.guard.acquire(force=False)
+    b = await room.boot("b")
+    assert (await b.guard.acquire(force=False)).code is FenceCode.PEER_ALIVE
+    a.source.cut = True
+    late = await room.boot("b", 2)
+    before = room.loop.time()
+    assert (await late.guard.acquire(force=False)).code is FenceCode.OK
+    assert room.loop.time() - before >= SETTINGS.alive_ms / 1000, "it cannot have seen that the key stands still"
+
+
+@virtual
+async def test_life_on_other_disks_than_the_first_is_seen(room: Room) -> None:
+    """The holder has lost sight of the disks that both would choose, and shows life elsewhere."""
+    a, b = await room.pair()
+    a.source.hung = {0, 1, 2, 3}
+    await room.pass_ms(1500)
+    assert a.resets == [], "four of twelve disks hang"
+    assert not b.guard.state().peer_moving, "the standby alone would think that nobody is there"
+    assert (await b.guard.acquire(force=False)).code is FenceCode.PEER_ALIVE
+    await room.pass_ms(500)
+    assert b.guard.state().peer_moving, "and from now on it knows better"
+
+
+@virtual
+async def test_release(room: Room) -> None:
+    a, b = await room.pair()
+    assert (await a.guard.release()).code is FenceCode.OK
+    assert all(not room.shelf.reservations(lun).keys for lun in range(12))
+    assert not a.guard.state().held
+    assert (await b.guard.acquire(force=False)).code is FenceCode.OK
+    await room.pass_ms(1000)
+    assert (a.resets, b.resets) == ([], [])
+
+
+@virtual
+async def test_what_was_given_back_is_not_adopted(room: Room) -> None:
+    a, _ = await room.pair()
+    await a.guard.release()
+    await a.guard.stop()
+    again = await room.boot("a")
+    await again.guard.ready()
+    assert not again.guard.state().held
+    assert again.resets == []
+
+
+@virtual
+async def test_release_that_cannot_reach_the_disks_says_so(room: Room) -> None:
+    a, _ = await room.pair()
+    a.source.cut = True
+    assert (await a.guard.release()).code is FenceCode.NONE_REGISTERED
+
+
+@pytest.mark.parametrize("target", [STANDARD, TGT])
+@virtual
+async def test_a_target_that_restarts_is_reserved_again(room: Room, target: Target) -> None:
+    room.new_shelf(12, target)
+    a, b = await room.pair()
+    room.shelf.restart()
+    await room.pass_ms(1200)
+    assert a.resets == []
+    assert room.writes("a")
+    assert not any(room.writes("b", lun) for lun in range(12))
+    assert b.guard.state().peer_moving
+
+
+@virtual
+async def test_taken_and_given_back_between_two_looks_is_a_loss(room: Room) -> None:
+    """Nothing is on the disks, as after a restart; but the target's count says that somebody was here."""
+    a, _ = await room.pair()
+    for lun in range(12):
+        room.shelf.execute("b", lun, *scsi_pr.register_and_ignore(0xB0B))
+        victim = next(iter(room.shelf.reservations(lun).keys.values()))
+        room.shelf.execute("b", lun, *scsi_pr.preempt(0xB0B, victim, abort=True))
+        room.shelf.execute("b", lun, *scsi_pr.register(0xB0B, 0))
+    await room.pass_ms(100)
+    assert len(a.resets) == 1
+
+
+@virtual
+async def test_one_disk_in_other_hands_is_enough(room: Room) -> None:
+    a, _ = await room.pair()
+    lun = 9  # not a sentinel
+    victim = next(iter(room.shelf.reservations(lun).keys.values()))
+    room.shelf.execute("b", lun, *scsi_pr.register_and_ignore(0xB0B))
+    room.shelf.execute("b", lun, *scsi_pr.preempt(0xB0B, victim, abort=True))
+    await room.pass_ms(SETTINGS.lost_ms)
+    assert len(a.resets) == 1
+    assert "S009" in a.resets[0]
+
+
+@virtual
+async def test_a_dead_cable_resets_the_holder_after_lost_ms(room: Room) -> None:
+    a, _ = await room.pair()
+    a.source.cut = True
+    cut_at = room.loop.time()
+    while not a.resets and room.loop.time() - cut_at < 5:
+        await room.pass_ms(10)
+    assert SETTINGS.lost_ms / 2000 <= room.loop.time() - cut_at <= 1.1 * SETTINGS.lost_ms / 1000
+
+
+@virtual
+async def test_a_short_silence_is_survived(room: Room) -> None:
+    a, b = await room.pair()
+    a.source.cut = True
+    await room.pass_ms(400)
+    a.source.cut = False
+    await room.pass_ms(2000)
+    assert a.resets == []
+    assert a.guard.state().disks_held == 12
+    assert b.guard.state().peer_moving
+
+
+@virtual
+async def test_frozen_and_robbed_finds_out_before_it_answers(room: Room) -> None:
+    a, b = await room.pair()
+    _take_and_leave_no_trace(room)
+    room.loop.freeze(10_000)
+    await a.guard.ready()
+    assert len(a.resets) == 1
+    assert (await a.guard.acquire(force=True)).code is FenceCode.UNEXPECTED
+    assert b.resets == []
+
+
+def _take_and_leave_no_trace(room: Room) -> None:
+    """While A stands still, another host takes the disks and gives them back: nothing of it is left to see."""
+    for lun in range(12):
+        room.shelf.execute("b", lun, *scsi_pr.register_and_ignore(0xB0B))
+        victim = next(iter(room.shelf.reservations(lun).keys.values()))
+        room.shelf.execute("b", lun, *scsi_pr.preempt(0xB0B, victim, abort=True))
+    room.shelf.restart()  # even the count is back at 0
+
+
+@virtual
+async def test_frozen_but_not_robbed_goes_on(room: Room) -> None:
+    a, _ = await room.pair()
+    room.loop.freeze(10_000)
+    await a.guard.ready()
+    assert a.resets == []
+    await room.pass_ms(500)
+    assert a.guard.state().disks_held == 12
+    assert a.guard.run_info()["lapses"] == 1
+
+
+@virtual
+async def test_frozen_with_a_dead_cable_answers_nobody(room: Room) -> None:
+    a, _ = await room.pair()
+    a.source.cut = True
+    room.loop.freeze(500)
+    asked = asyncio.create_task(a.guard.ready())
+    await room.pass_ms(SETTINGS.lost_ms - 100)
+    assert not asked.done(), "it answered without knowing whether it still holds the disks"
+    await asked
+    assert len(a.resets) == 1
+
+
+@virtual
+async def test_a_frozen_standby_looks_anew(room: Room) -> None:
+    _, b = await room.pair()
+    room.loop.freeze(10_000)
+    result = await b.guard.acquire(force=False)
+    assert result.code is FenceCode.PEER_ALIVE
+
+
+@virtual
+async def test_a_new_process_adopts_what_the_last_one_held(room: Room) -> None:
+    a, b = await room.pair()
+    await a.guard.stop()
+    a.resets.append("gone")
+    again = await room.boot("a")
+    await again.guard.ready()
+    assert again.guard.state().held
+    await room.pass_ms(500)
+    assert again.resets == []
+    assert b.guard.state().peer_moving
+    assert again.guard.state().disks_held == 12
+
+
+@virtual
+async def test_a_new_process_that_finds_them_taken_resets(room: Room) -> None:
+    a, b = await room.pair()
+    await a.guard.stop()
+    await room.pass_ms(300)
+    assert (await b.guard.acquire(force=False)).code is FenceCode.OK
+    again = await room.boot("a")
+    await again.guard.ready()
+    assert len(again.resets) == 1
+
+
+@virtual
+async def test_after_a_reboot_an_old_key_is_nothing(room: Room) -> None:
+    """Nothing in run_dir: whatever our key on the disks says, it is from an earlier life."""
+    a, _ = await room.pair()
+    await a.guard.stop()
+    reborn = await room.boot("a", 2)
+    await room.pass_ms(500)
+    assert not reborn.guard.state().held
+    old = room.generations()[0]
+    assert (await reborn.guard.acquire(force=False)).code is FenceCode.OK
+    assert room.generations()[0] > old
+
+
+@virtual
+async def test_disks_come_and_go(room: Room) -> None:
+    room.new_shelf(24)
+    a = await room.boot("a")
+    a.source.pulled = {5}
+    assert (await a.guard.acquire(force=False)).code is FenceCode.OK
+    assert a.guard.state().disks_total == 23
+    a.source.push(5)
+    await room.pass_ms(100)
+    state = a.guard.state()
+    assert (state.disks_total, state.disks_held) == (24, 24)
+    assert not room.writes("b", 5)
+    a.source.pull(7)
+    await room.pass_ms(3000)
+    state = a.guard.state()
+    assert (state.disks_held, state.disks_failed, a.resets) == (23, ("S007",), [])
+    a.source.push(7)
+    await room.pass_ms(1500)
+    assert a.guard.state().disks_failed == ()
+
+
+@virtual
+async def test_vanished_disks_count_as_refused(room: Room) -> None:
+    b = await room.boot("b")
+    await room.pass_ms(100)
+    for lun in (1, 2):
+        b.source.pull(lun)
+    result = await b.guard.acquire(force=True)
+    assert result.code is FenceCode.TOO_MANY_REFUSED
+    assert b.guard.state().disks_failed == ("S001", "S002")
+
+
+@virtual
+async def test_a_disk_that_failed_is_taken_later_with_its_queue_emptied(room: Room) -> None:
+    room.new_shelf(12)
+    a = await room.boot("a")
+    a.source.hung = {11}
+    assert (await a.guard.acquire(force=False)).code is FenceCode.OK
+    assert a.guard.state().disks_failed == ("S011",)
+    a.source.hung = set()
+    stale = room.shelf.submit("b", 11, scsi.write_10(0, 1), BLOCK)
+    await room.pass_ms(3000)
+    assert a.guard.state().disks_held == 12
+    assert room.shelf.complete(stale) is None
+
+
+@virtual
+async def test_a_half_dead_intruder_is_evicted(room: Room) -> None:
+    """It registered, and died before it took over: registered, it could write."""
+    a, _ = await room.pair()
+    room.shelf.execute("b", 0, *scsi_pr.register_and_ignore(make_key(HOSTS["b"], 1)))
+    assert room.writes("b"), "that is why"
+    await room.pass_ms(3 * SETTINGS.lost_ms)
+    assert not room.writes("b")
+    assert a.resets == []
+
+
+@virtual
+async def test_a_failing_disk_among_the_sentinels_is_replaced(room: Room) -> None:
+    a, b = await room.pair()
+    for lun in range(4):
+        room.shelf.fail(lun)
+    await room.pass_ms(1000)
+    assert a.resets == []
+    assert b.guard.state().peer_moving
+    assert a.guard.state().disks_failed == tuple(f"S00{lun}" for lun in range(4))
+
+
+@virtual
+async def test_run_info_tells_an_administrator(room: Room) -> None:
+    a, b = await room.pair()
+    info = a.guard.run_info()
+    assert (info["host_id"], info["held"], len(info["disks"])) == ("0xa0000001", True, 12)
+    assert info["disks"][0]["verified_ms_ago"] < SETTINGS.lost_ms
+    standby = b.guard.run_info()
+    assert (standby["peer"], standby["held"]) == ("MOVING", False)
+    assert standby["peer_keys"][0].startswith("0xa0000001")
+
+
+@virtual
+async def test_never_two_writers(room: Room) -> None:
+    """Cables cut and healed, freezes, forced takeovers in a row: at no point are both accepted on one disk."""
+    a, b = await room.pair()
+    for step in range(40):
+        a.source.cut = step % 7 == 3 and not a.resets
+        if step % 5 == 4:
+            room.loop.freeze(400)
+        if step in (10, 25):
+            await b.guard.acquire(force=step == 25)
+        await room.pass_ms(37)
+        for lun in range(12):
+            accepted = [name for name in ("a", "b") if room.writes(name, lun)]
+            assert len(accepted) <= 1, f"step {step}, disk {lun}: both may write"
+    assert b.guard.state().held
