@@ -1,7 +1,7 @@
 """The program `middlewared`: the daemon of one controller, or the lab.
 
-    middlewared [--config FILE]     run this controller's daemon (default: /etc/middlewared/middlewared.toml)
-    middlewared lab …               two simulated controllers on this computer; `middlewared lab --help`
+middlewared [--config FILE]     run this controller's daemon (default: /etc/middlewared/middlewared.toml)
+middlewared lab …               two simulated controllers on this computer; `middlewared lab --help`
 """
 
 import argparse
@@ -24,7 +24,9 @@ def main() -> int:
         description="High availability for two-controller storage: the daemon of one controller.",
         epilog="`middlewared lab --help`: two simulated controllers on this computer.",
     )
-    parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="settings (default: %(default)s)")
+    parser.add_argument(
+        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="settings (default: %(default)s)"
+    )
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     parser.add_argument("--version", action="version", version=f"middlewared {__version__}")
     arguments = parser.parse_args()

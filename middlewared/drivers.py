@@ -38,7 +38,9 @@ class Drivers:
 def pick(settings: Settings) -> Drivers:
     """The drivers that the settings name. Raises SettingsError."""
     if settings.drivers != "simulated":
-        raise SettingsError("drivers = linux: the drivers for real hardware are not part of this release; see README.md")
+        raise SettingsError(
+            "drivers = linux: the drivers for real hardware are not part of this release; see README.md"
+        )
     machine = SimulatedMachine(Path(settings.machine))
     keeper = FencedDriver(Path(settings.fence.socket))
     ports = Ports(

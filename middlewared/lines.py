@@ -12,6 +12,7 @@ machine and shelf. One line a message, at most LINE_BYTES_MAX:
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,39 @@ def _encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
+class _Outbox:
+    """Gathers the lines of one turn of the loop: a wave of requests to all disks costs one system call."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._lines: list[bytes] = []
+
+    def put(self, message: dict[str, Any]) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._lines.append(_encode(message))
+
+    def flush(self) -> None:
+        if self._lines and not self._writer.is_closing():
+            self._writer.write(b"".join(self._lines))
+        self._lines.clear()
+
+
+def _listening(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listening.bind(str(path))
+    path.chmod(0o600)
+    listening.listen(128)
+    return listening
+
+
 class LineConnection:
     """The server's end of one connection; `name` is free for the server's use."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self._outbox = _Outbox(writer)
         self.name = ""
 
     def send_event(self, event: str, data: Any) -> None:
@@ -55,11 +84,16 @@ class LineConnection:
         if self._writer.transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             self._writer.transport.abort()
             return
-        self._writer.write(_encode({"event": event, "data": data}))
+        self._outbox.put({"event": event, "data": data})
 
     def reply(self, message: dict[str, Any]) -> None:
         if not self._writer.is_closing():
-            self._writer.write(_encode(message))
+            self._outbox.put(message)
+
+    def close(self) -> None:
+        """Send what is gathered, then end the connection."""
+        self._outbox.flush()
+        self._writer.close()
 
 
 Handler = Callable[[LineConnection, str, dict[str, Any]], Awaitable[Any]]
@@ -78,9 +112,7 @@ class LineServer:
 
     async def start(self, path: Path) -> None:
         """Listen on a unix socket that only the owner may open. A stale file is replaced."""
-        path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, path=str(path), limit=LINE_BYTES_MAX, backlog=128)
-        path.chmod(0o600)
+        self._server = await asyncio.start_unix_server(self._serve, sock=_listening(path), limit=LINE_BYTES_MAX)
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -115,7 +147,7 @@ class LineServer:
                 self._readers.discard(me)
             if self._on_closed is not None:
                 self._on_closed(connection)
-            writer.close()
+            connection.close()
 
     async def _answer(self, connection: LineConnection, request: dict[str, Any]) -> None:
         try:
@@ -140,6 +172,7 @@ class LineClient:
         self._on_event = on_event
         self._on_lost = on_lost
         self._writer: asyncio.StreamWriter | None = None
+        self._outbox: _Outbox | None = None
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
         self._reading: asyncio.Task[None] | None = None
@@ -155,18 +188,19 @@ class LineClient:
                 reader, self._writer = await asyncio.open_unix_connection(str(self._path), limit=LINE_BYTES_MAX)
         except (OSError, TimeoutError) as error:
             raise LineLost(f"{self._path}: {error}") from error
+        self._outbox = _Outbox(self._writer)
         self._reading = asyncio.create_task(self._read(reader))
 
     async def call(self, op: str, timeout_ms: int = 5000, **args: Any) -> Any:
         """Call and wait. Raises LineError (refused) or LineLost (unknown outcome)."""
-        if self._writer is None:
+        if self._writer is None or self._outbox is None:
             raise LineLost(f"{self._path}: not connected")
         self._last_id += 1
         number = self._last_id
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[number] = future
         try:
-            self._writer.write(_encode({"id": number, "op": op, "args": args}))
+            self._outbox.put({"id": number, "op": op, "args": args})
             async with asyncio.timeout(timeout_ms / 1000):
                 return await future
         except TimeoutError as error:

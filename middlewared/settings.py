@@ -20,7 +20,7 @@ class SettingsError(Exception):
 class ApiSettings:
     """Where clients reach us. `handoff` is the lab's way in: a unix socket that receives accepted connections."""
 
-    listen: tuple[str, ...] = ("0.0.0.0:80",)  # noqa: S104  every address of the controller, the virtual ones included
+    listen: tuple[str, ...] = ("0.0.0.0:80",)
     listen_tls: tuple[str, ...] = ()
     certificate: str = ""  # PEM, certificate and key in one file; needed by listen_tls
     handoff: str = ""
@@ -130,7 +130,7 @@ def _check(settings: Settings, where: str) -> None:
         (settings.node in ("A", "B"), "node must be A or B"),
         (settings.drivers in ("simulated", "linux"), "drivers must be simulated or linux"),
         (settings.drivers != "simulated" or settings.machine != "", "drivers = simulated needs machine"),
-        (10 <= fence.heartbeat_ms, "fence.heartbeat_ms must be at least 10"),
+        (fence.heartbeat_ms >= 10, "fence.heartbeat_ms must be at least 10"),
         (fence.heartbeat_ms * 3 <= fence.alive_ms, "fence.alive_ms must be at least three fence.heartbeat_ms"),
         (fence.alive_ms <= fence.lost_ms, "fence.lost_ms must not be less than fence.alive_ms"),
         (1 <= fence.sentinels <= 16, "fence.sentinels must be 1..16"),

@@ -139,6 +139,10 @@ def install_pip() -> None:
         return
     if run([str(PYTHON), "-m", "ensurepip"], timeout_s=300):
         return
+    if os.geteuid() == 0 and not has_certificates() and shutil.which("apt-get"):
+        say("apt-get install ca-certificates (to download pip safely)")
+        apt("update")
+        apt("install", "-y", "--no-install-recommends", "ca-certificates")
     say(f"downloading {PIP_WHEEL}")
     with tempfile.TemporaryDirectory() as folder:
         wheel = Path(folder) / PIP_WHEEL
@@ -173,6 +177,12 @@ def install_systemd() -> None:
 
 
 # -------------------------------------------------------------------------------------------- Debian's parts
+
+
+def has_certificates() -> bool:
+    """Does this machine know whom to trust on the web?"""
+    places = ssl.get_default_verify_paths()
+    return places.cafile is not None or (places.capath is not None and any(os.scandir(places.capath)))
 
 
 def has_headers() -> bool:

@@ -229,7 +229,7 @@ class Reservations:
         self._count()
         lost = frozenset(named - {request.initiator})
         for victim in lost:
-            pass
+            del self.keys[victim]
         if takes_over:
             self._replace(request.initiator, kind, lost)
         elif self.held is not None and not self.keys:

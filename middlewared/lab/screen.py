@@ -58,6 +58,8 @@ class Screen:
             ("--help", "everything else that can break"),
         ]
         width = max(len(hint) for hint, _ in hints)
+        commands = [(f"{hint:{width}}{where if hint != '--help' else ''}", note) for hint, note in hints]
+        width += len(where)
         self._print("")
         self._print(f"  {self._paint('middlewared lab', _BOLD)}: two controllers and a shelf of {DISKS} disks")
         self._print("")
@@ -68,9 +70,8 @@ class Screen:
         self._print("  What to try next, in another terminal:")
         self._print("")
         self._print(f"    {control} --url {url} --user {USER} --password {PASSWORD} system failover status")
-        for hint, note in hints:
-            option = "" if hint == "--help" else where
-            self._print(f"    {program} lab {hint:{width}}{option}   {self._paint(note, _DIM)}")
+        for command, note in commands:
+            self._print(f"    {program} lab {command:{width}}   {self._paint(note, _DIM)}")
         self._print("")
         self._print(f"  {self._paint('Ctrl-C ends the lab.', _DIM)}")
         self._print("")

@@ -19,14 +19,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 async def run(places: Places) -> None:
     """Until Ctrl-C, `lab down` or the terminal's end. Raises LabError when it cannot start."""
     places.prepare()
-    lock = Lock(places)
-    try:
-        await _run_locked(places)
-    finally:
-        lock.release()
-
-
-async def _run_locked(places: Places) -> None:
+    Lock(places)  # until this process has ended: `lab down` waits for that
     adopt_orphans()
     _allow_many_files()
     over = asyncio.Event()

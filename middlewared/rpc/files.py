@@ -153,7 +153,7 @@ async def _envelope(part: BodyPartReader) -> Mapping[str, Any]:
         message = extjson.loads(raw.decode())
     except ValueError as error:
         raise web.HTTPBadRequest(text="The part 'data' is not JSON") from error
-    if not isinstance(message, dict) or not isinstance(message.get("params") or [], list):
+    if not isinstance(message, dict) or not isinstance(message.get("params"), list | None):
         raise web.HTTPBadRequest(text="The part 'data' must be an object; its params a list")
     if not isinstance(message.get("method"), str):
         raise web.HTTPUnprocessableEntity(text="'method' is missing")

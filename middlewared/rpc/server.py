@@ -62,6 +62,7 @@ class Connection:
     transferring: bool = False
     heard_s: float = 0.0
     stuck_since_s: float | None = None
+    unwanted: bool = False  # closed before its handshake was through
 
     def hear(self) -> None:
         self.heard_s = asyncio.get_running_loop().time()
@@ -131,6 +132,7 @@ class Server:
         self._tls: ssl.SSLContext | None = None
         self._binding: bytes | None = None
         self._web: _WebServer | None = None
+        self._stopped = False
         authenticator.on_change(lambda: self.hub.refresh(authenticator.refresh))
 
     # ------------------------------------------------------------------------------------------ life
@@ -161,6 +163,9 @@ class Server:
 
     async def stop(self) -> None:
         """Close every connection (websockets with 1001) and end what still runs for them. Bounded in time."""
+        if self._stopped:
+            return
+        self._stopped = True
         for accepting in self._accepting:
             accepting.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
@@ -196,6 +201,7 @@ class Server:
         for connection in tuple(self._connections.values()):
             if connection.origin.local_address != local_address:
                 continue
+            connection.unwanted = True
             if connection.session is not None:
                 connection.session.close(CLOSE_GOING_AWAY)
             elif connection.transport is not None:
@@ -258,6 +264,9 @@ class Server:
         except (OSError, TimeoutError):  # the handshake failed; ssl.SSLError is an OSError
             self._forget(handler)
             taken.close()
+            return
+        if connection.unwanted:
+            connection.transport.abort()
 
     def _forget(self, handler: Any) -> None:
         self._connections.pop(handler, None)

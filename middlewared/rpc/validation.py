@@ -108,6 +108,18 @@ def _closest_branch(findings: Sequence[ValidationError]) -> list[ValidationError
 # ---------------------------------------------------------------------------------------------- defaults
 
 
+class _TooBigError(Exception):
+    """A float that stands where an integer must, and does not say which."""
+
+
+def _whole(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    if abs(value) > _WHOLE_FLOAT_MAX:
+        raise _TooBigError
+    return int(value)
+
+
 def _filler(schema: Schema) -> Fill | None:
     """A function that fills in the defaults of a valid value and makes whole floats integers; None: nothing to do."""
     branches = schema.get("anyOf") or schema.get("oneOf")
@@ -116,7 +128,7 @@ def _filler(schema: Schema) -> Fill | None:
     kinds = schema.get("type", [])
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if "integer" in kinds:
-        return lambda value: int(value) if isinstance(value, float) else value
+        return _whole
     if "properties" in schema or isinstance(schema.get("additionalProperties"), dict):
         return _object_filler(schema)
     items = _filler(schema["items"]) if isinstance(schema.get("items"), dict) else None
@@ -185,7 +197,11 @@ class Param:
         return _Explainer(self.schema)
 
     def fill(self, value: Any) -> Any:
-        return value if self._fill is None else self._fill(value)
+        """A valid value with its defaults. Raises ValidationErrors for an integer too big to be one."""
+        try:
+            return value if self._fill is None else self._fill(value)
+        except _TooBigError as error:  # the quick validator let it pass, the thorough one does not
+            raise ValidationErrors(self._explained(value)) from error
 
     def default(self) -> Any:
         """The value of an omitted argument."""
@@ -198,6 +214,9 @@ class Param:
                 return []
         except ValueError:
             pass  # a Python value without a JSON form, from inside the daemon: the other validator takes it
+        return self._explained(value)
+
+    def _explained(self, value: Any) -> list[tuple[str | None, str, int]]:
         found: set[tuple[str, str]] = set()
         for error in self._explainer.iter_errors(value):
             found.update(_explain(error, [self.name]))

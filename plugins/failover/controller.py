@@ -152,7 +152,11 @@ class FailoverController:
 
     def _stepped(self, before: State, after: State) -> None:
         self._progress.follow(before, after)
+        alerts = self._context.alerts
+        if after.role is Role.ERROR and before.role is not Role.ERROR:
+            alerts.set("failover.error", "CRITICAL", f"The last takeover failed here: {after.error}", self._node)
         if after.role is Role.MASTER and before.role is not Role.MASTER:
+            alerts.clear("failover.error")
             self._spawn(self._lead())
         if before.role is Role.MASTER and after.role is not Role.MASTER:
             for address in self.observer.config.virtual_addresses:
@@ -180,6 +184,8 @@ class FailoverController:
             return
         self.other = other
         master = other.role in (Role.MASTER, Role.TAKING, Role.YIELDING)
+        if other.role is Role.MASTER:
+            self._context.alerts.clear("failover.error")
         self._post_news(PeerChanged(PeerView(master, other.could_lead)))
         self._publish()
 

@@ -279,7 +279,8 @@ def _retry_fencing(state: State, now_ms: int) -> Step:
 
 
 def _maybe_take(state: State, now_ms: int) -> Step:
-    if state.retry_at_ms is not None and (_due(state, now_ms) or (state.peer is not None and state.peer.master)):
+    replaced = state.peer is not None and state.peer.master and not state.election.elected
+    if state.retry_at_ms is not None and (_due(state, now_ms) or replaced):
         state = replace(state, retry_at_ms=None)  # the other has taken over, or had its time
     if state.retry_at_ms is not None or not _entitled(state):
         return state, ()

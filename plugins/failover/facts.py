@@ -52,7 +52,7 @@ class Facts:
     fence_running: bool
     fence_held: bool
     rival_moving: bool  # the other's key is moving on the disks
-    disks: tuple[str, ...]  # serials, sorted
+    disks: tuple[str, ...]  # serials of those that answer, sorted
     pools: tuple[PoolFacts, ...]
     reboot_reasons: Mapping[str, str]  # code -> sentence
     migrating_system_dataset: bool

@@ -124,7 +124,13 @@ class Failover(Plugin):
     def _check_can_enable(self) -> None:
         if not any(interface.critical for interface in self.controller.observer.config.interfaces):
             raise ValidationErrors(
-                [("failover_update.disabled", "Mark at least one interface as critical for failover first", errno.EINVAL)]
+                [
+                    (
+                        "failover_update.disabled",
+                        "Mark at least one interface as critical for failover first",
+                        errno.EINVAL,
+                    )
+                ]
             )
 
     # -------------------------------------------------------------------------------------- changing roles
@@ -154,7 +160,9 @@ class Failover(Plugin):
         try:
             changed, refusal = await self.controller.wish(wish, cause)
         except TimeoutError as error:
-            raise CallError("It takes longer than a minute; it goes on: see failover.status.", errno.ETIMEDOUT) from error
+            raise CallError(
+                "It takes longer than a minute; it goes on: see failover.status.", errno.ETIMEDOUT
+            ) from error
         if refusal:
             raise CallError(refusal, errno.EBUSY)
         return changed

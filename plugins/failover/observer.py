@@ -135,7 +135,7 @@ class Observer:
             fence_running=fence.running,
             fence_held=fence.held,
             rival_moving=fence.peer_moving,
-            disks=tuple(sorted(disk.serial for disk in ports.disks.disks())),
+            disks=tuple(sorted({disk.serial for disk in ports.disks.disks()} - set(fence.disks_failed))),
             pools=tuple(PoolFacts(pool.guid, pool.name, pool.imported) for pool in self.pools),
             reboot_reasons=dict(identity.reboot_reasons),
             migrating_system_dataset=identity.migrating_system_dataset,

@@ -123,6 +123,6 @@ class ConfigSync:
 
 
 def _addresses(facts: Facts) -> list[str]:
-    return [
-        address.split("/")[0] for interface in facts.interfaces for address in interface.virtual_addresses
-    ] or ["none configured"]
+    return [address.split("/")[0] for interface in facts.interfaces for address in interface.virtual_addresses] or [
+        "none configured"
+    ]

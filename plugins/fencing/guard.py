@@ -252,10 +252,13 @@ class Guard:
             return None
         deadline_ms = self._pulse.now_ms() + 2 * self._settings.alive_ms + 4 * self._settings.heartbeat_ms
         while True:
-            self._watched_too.update(self._watch.unwatched(foreign, self._pulse.now_ms()))
             watched = [disks[serial] for serial in self._watched(disks)]
             await each(watched, lambda disk: self._observe(disk, True))
             now_ms = self._pulse.now_ms()
+            elsewhere = self._watch.unwatched(foreign, now_ms)
+            if elsewhere:
+                self._watched_too.update(elsewhere)
+                continue
             status = self._watch.status(now_ms)
             if status is Peer.MOVING:
                 return FenceResult(FenceCode.PEER_ALIVE, "the other controller's key is still moving on the disks")

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,15 @@ from middlewared.plugins.fencing.transport import (
 )
 from middlewared.settings import FenceSettings
 
+UNPROVEN_MS = float("-inf")
 POSSIBLE_KEYS_MAX = 4  # of one path, while the outcome of a command on it is unknown
 
 
 @dataclass(slots=True)
 class _Held:
     disk: Disk
-    verified_ms: float
+    verified_ms: float  # last proven ours
+    waiting_ms: float | None = None  # since when it owes an answer
     shared_ms: float | None = None  # since when another host is registered beside us
 
 
@@ -116,7 +118,7 @@ class Holder:
 
     def disbelieve(self) -> None:
         for held in self._held.values():
-            held.verified_ms = float("-inf")
+            held.verified_ms = UNPROVEN_MS
 
     async def prove(self) -> None:
         """Read all disks until at least half of them are proven ours, for at most lost_ms; else they are lost."""
@@ -136,10 +138,10 @@ class Holder:
                     return
                 self._note(self._held[serial], reading)
             self.failed.update(failed)
-            now_ms = self._pulse.now_ms()
-            if not logic.blind(self.verified_ms(), now_ms, self._settings.lost_ms):
+            unproven = [serial for serial, at_ms in self.verified_ms().items() if at_ms == UNPROVEN_MS]
+            if len(unproven) * 2 <= len(self._held):
                 return
-            if now_ms >= deadline_ms:
+            if self._pulse.now_ms() >= deadline_ms:
                 self._fail("the reservations could not be read after time was lost")
                 return
             await asyncio.sleep(self._settings.heartbeat_ms / 1000)
@@ -151,7 +153,8 @@ class Holder:
         if self._error is not None:
             raise self._error
         settings, now_ms = self._settings, self._pulse.now_ms()
-        unseen = logic.blind(self.verified_ms(), now_ms, settings.lost_ms)
+        waiting = {serial: held.waiting_ms for serial, held in self._held.items()}
+        unseen = logic.blind(waiting, now_ms, settings.lost_ms)
         if unseen:
             self._fail(f"{len(unseen)} of {len(self._held)} disks could not be reached for {settings.lost_ms} ms")
             return
@@ -159,6 +162,8 @@ class Holder:
         here = [serial for serial in self._held if serial in visible]
         self.generation = next_generation(self.generation)
         beats = set(logic.sentinels(here, self.failed, settings.sentinels))
+        if beats & self._busy:
+            self._sweep()  # a sentinel took longer than a beat
         checks = self._next(sorted(here), logic.checks_a_beat(len(self._held), settings.heartbeat_ms, settings.lost_ms))
         for serial in beats | checks:
             self._spawn(serial, self._tend(self._held[serial], serial in beats, serial in checks))
@@ -168,9 +173,11 @@ class Holder:
 
     def _refresh(self) -> Mapping[str, Disk]:
         """The visible disks; those that we hold may have come back by another path."""
-        visible = self._source.disks()
+        visible, now_ms = self._source.disks(), self._pulse.now_ms()
         for serial, held in self._held.items():
             held.disk = visible.get(serial, held.disk)
+            if serial not in visible and held.waiting_ms is None:
+                held.waiting_ms = now_ms
         return visible
 
     def _next(self, serials: list[str], count: int) -> set[str]:
@@ -197,6 +204,8 @@ class Holder:
 
     async def _tend(self, held: _Held, beat: bool, check: bool) -> None:
         lapses, serial = self._pulse.lapses, held.disk.serial
+        if held.waiting_ms is None:
+            held.waiting_ms = self._pulse.now_ms()
         try:
             sound = not beat or await self._beat(held, lapses)
             if check or not sound:
@@ -211,10 +220,12 @@ class Holder:
 
         Never REGISTER AND IGNORE EXISTING KEY here: after being preempted that would let us back in to write.
         """
-        new = make_key(self._host_id, self.generation)
-        answers = await asyncio.gather(
-            *(self._beat_path(path, new) for path in held.disk.paths), return_exceptions=True
-        )
+        new, paths = make_key(self._host_id, self.generation), held.disk.paths
+        answers: Sequence[bool | BaseException]
+        if len(paths) == 1:  # the common case, without tasks
+            answers = [await self._beat_path(paths[0], new)]
+        else:
+            answers = await asyncio.gather(*(self._beat_path(path, new) for path in paths), return_exceptions=True)
         lost = [answer for answer in answers if isinstance(answer, BaseException)]
         for error in lost:
             if not isinstance(error, TransportError) or len(lost) == len(answers):
@@ -222,7 +233,7 @@ class Holder:
         if not all(answer for answer in answers if isinstance(answer, bool)):
             return False
         if self._pulse.notice() == lapses:
-            held.verified_ms = self._pulse.now_ms()
+            held.verified_ms, held.waiting_ms = self._pulse.now_ms(), None
         return True
 
     async def _beat_path(self, path: Transport, new: int) -> bool:
@@ -239,7 +250,7 @@ class Holder:
         return False
 
     def _sweep(self) -> None:
-        """A disk failed: look at all of them now, so that a dead cable is told from a dead disk within lost_ms."""
+        """A disk failed or is slow: ask all of them now, so that a dead cable is soon told from a dead disk."""
         now_ms = self._pulse.now_ms()
         if not self.active or now_ms - self._swept_ms < self._settings.lost_ms / 4:
             return
@@ -268,7 +279,7 @@ class Holder:
 
     def _note(self, held: _Held, reading: Reading) -> None:
         """Proven ours. A path may have any of the keys that we have on the disk."""
-        held.verified_ms = self._pulse.now_ms()
+        held.verified_ms, held.waiting_ms = self._pulse.now_ms(), None
         own = reading.own(self._host_id)
         first = reading.reservation.key if reading.reservation is not None else own[0]
         for path in held.disk.paths:

@@ -10,6 +10,7 @@ from middlewared.plugins.fencing.scsi_pr import Kind, Reservation, generation_of
 OURS_KIND = Kind.WRITE_EXCLUSIVE_REGISTRANTS
 HOST_IDS = {"A": 0xA000_0001, "B": 0xB000_0001}  # where fence.host_id is 0
 FAILURES_PERCENT_MAX = 10
+UNWATCHED_MAX = 16  # disks to watch beside the sentinels
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +68,16 @@ def too_many(failed: int, total: int) -> bool:
     return failed * 100 > total * FAILURES_PERCENT_MAX
 
 
-def blind(verified_ms: Mapping[str, float], now_ms: float, lost_ms: int) -> list[str]:
-    """The disks whose reservation was last seen more than lost_ms ago, if they are more than half; else none.
+def blind(waiting_ms: Mapping[str, float | None], now_ms: float, lost_ms: int) -> list[str]:
+    """The disks that are asked since more than lost_ms without an answer, if they are more than half; else none.
 
-    More than half and not more than a tenth: a shelf of a mirrored pair that lost power is seen by neither controller,
-    and to reset the one that serves from the other half would end the service. The disks themselves refuse a writer
-    that lost them, so that the answer to partial blindness is availability's, not safety's.
+    `waiting_ms`: since when each disk owes an answer; None: it does not. More than half and not more than a tenth: a
+    shelf of a mirrored pair that lost power is seen by neither controller, and to reset the one that serves from the
+    other half would end the service. The disks themselves refuse a writer that lost them, so that the answer to partial
+    blindness is availability's, not safety's.
     """
-    unseen = [serial for serial, at_ms in verified_ms.items() if now_ms - at_ms > lost_ms]
-    return unseen if len(unseen) * 2 > len(verified_ms) else []
+    unseen = [serial for serial, since in waiting_ms.items() if since is not None and now_ms - since > lost_ms]
+    return unseen if len(unseen) * 2 > len(waiting_ms) else []
 
 
 def sentinels(serials: Iterable[str], failed: Collection[str], count: int) -> list[str]:
@@ -83,9 +85,9 @@ def sentinels(serials: Iterable[str], failed: Collection[str], count: int) -> li
     return sorted(serial for serial in serials if serial not in failed)[:count]
 
 
-def checks_a_beat(disks: int, heartbeat_ms: int, lost_ms: int) -> int:
-    """How many disks to check each heartbeat, so that each is seen twice within lost_ms."""
-    return math.ceil(disks * heartbeat_ms * 2 / lost_ms)
+def checks_a_beat(disks: int, heartbeat_ms: int, period_ms: int) -> int:
+    """How many disks to check each heartbeat, so that each is checked once in period_ms."""
+    return math.ceil(disks * heartbeat_ms / period_ms)
 
 
 def latest(generations: Iterable[int], known: int) -> int:
@@ -153,14 +155,13 @@ class PeerWatch:
         return frozenset(key for seen in self._fresh(now_ms) for key in seen.keys)
 
     def unwatched(self, foreign: Mapping[str, frozenset[int]], now_ms: float) -> list[str]:
-        """Of all disks, those with a newer foreign key than any watched one: its owner may show life there."""
-        watched = [generation_of(key) for key in self.keys(now_ms)]
-        return [
-            serial
-            for serial, keys in foreign.items()
-            if serial not in self._seen
-            and any(not any(not_before(known, generation_of(key)) for known in watched) for key in keys)
-        ]
+        """Of all disks, those with the newest foreign key, if no watched disk has it: its owner may show life there."""
+        known = [generation_of(key) for key in self.keys(now_ms)]
+        newest = latest((generation_of(key) for keys in foreign.values() for key in keys), 0)
+        if any(not_before(generation, newest) for generation in known):
+            return []
+        shown = sorted(serial for serial, keys in foreign.items() if newest in map(generation_of, keys))
+        return [serial for serial in shown if serial not in self._seen][:UNWATCHED_MAX]
 
     def _fresh(self, now_ms: float) -> Sequence[_Seen]:
         return [seen for seen in self._seen.values() if now_ms - seen.last_ms <= self.alive_ms]

@@ -82,10 +82,8 @@ async def read(disk: Disk, timeout_ms: int) -> Reading:
     """Keys and reservation of a disk, by the first path that answers. Raises TransportError or DiskRefused."""
 
     async def by(path: Transport) -> Reading:
-        (generation, keys), (_, reservation) = await asyncio.gather(
-            _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms),
-            _ask(path, scsi_pr.read_reservation(), scsi_pr.parse_reservation, timeout_ms),
-        )
+        generation, keys = await _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms)
+        _, reservation = await _ask(path, scsi_pr.read_reservation(), scsi_pr.parse_reservation, timeout_ms)
         return Reading(generation, keys, reservation)
 
     return await _first_path(disk, by)

@@ -240,6 +240,14 @@ def test_standing_aside_ends_as_soon_as_the_other_leads() -> None:
     assert engine.tell(PeerChanged(LEADER)) == [Participate(True)]
 
 
+def test_standing_aside_lasts_until_the_addresses_are_gone() -> None:
+    engine = master()
+    engine.tell(Asked(7, Wish.BECOME_PASSIVE, "test"))
+    engine.walk(WAY_DOWN)
+    assert engine.tell(PeerChanged(LEADER)) == []  # still elected: it would only fence against the new MASTER
+    assert engine.tell(Elected(Election())) == [Participate(True)]
+
+
 def test_a_master_without_links_gives_way_to_a_fit_peer_at_once() -> None:
     engine = master()
     engine.tell(PeerChanged(FIT))

@@ -48,9 +48,7 @@ SPOILED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("code", "here", "there"), SPOILED)
-def test_one_trouble_one_reason(
-    code: str, here: dict[str, Any], there: dict[str, Any], a: Facts, b: Facts
-) -> None:
+def test_one_trouble_one_reason(code: str, here: dict[str, Any], there: dict[str, Any], a: Facts, b: Facts) -> None:
     assert codes(replace(a, **here), replace(b, **there)) == [code]
 
 

@@ -462,7 +462,9 @@ class Anything(RuleBasedStateMachine):
 
     @rule(who=initiators, which=keys, victim=st.sampled_from([0, 1, 2, 3]), kind=kinds, abort=st.booleans())
     def preempt(self, who: str, which: str, victim: int, kind: Kind, abort: bool) -> None:
-        self._do(who, *scsi_pr.preempt(self._key(who, which), victim, kind, abort=abort))
+        status = self._do(who, *scsi_pr.preempt(self._key(who, which), victim, kind, abort=abort))
+        left = [one for one, key in self.bench.shelf.reservations(0).keys.items() if key == victim and one != who]
+        assert status != GOOD or not left, "a preempted nexus is still registered"
 
     @rule(who=initiators, event=st.sampled_from(["reset", "restart", "clear"]), which=keys)
     def upset(self, who: str, event: str, which: str) -> None:
@@ -481,7 +483,7 @@ class Anything(RuleBasedStateMachine):
         reservation = self.bench.reservation()
         for who in (A, B, C):
             accepted = self._do(who, scsi.write_10(0, 1), BLOCK) == GOOD
-            may = reservation is None or who in holders and (Kind(reservation.kind).registrants or holders[who])
+            may = reservation is None or (who in holders and (Kind(reservation.kind).registrants or holders[who]))
             assert accepted is may, f"{who} under {reservation}"
 
     @invariant()
@@ -494,4 +496,4 @@ class Anything(RuleBasedStateMachine):
 
 
 TestAnything = Anything.TestCase
-TestAnything.settings = hypothesis_settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestAnything.settings = hypothesis_settings(max_examples=100, stateful_step_count=30, deadline=None)
