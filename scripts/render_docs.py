@@ -1,4 +1,4 @@
-"""Render docs/api.md, the API's reference, from schemas/. A contract test checks that it is fresh."""
+"""Render docs/api.md from schemas/ and docs/reasons.md from the table of reasons. A contract test checks both."""
 
 import json
 import sys
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from middlewared.auth.identity import ROLES
+from middlewared.plugins.failover.reasons import TABLE, Concerns
 from middlewared.rpc.registry import Registry
 from middlewared.rpc.schemas import EventSpec, MethodSpec, ServiceSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "api.md"
+DOCS = ROOT / "docs"
 
 HEADER = """\
 # API reference
@@ -24,6 +25,30 @@ those named suffices; FULL_ADMIN may call everything, READONLY_ADMIN whatever ne
 A **job** answers with its number at once and tells its progress through the event `core.get_jobs`. A **query** method
 takes filters and options: `[["name", "=", "x"]]`, `{"select": [...], "order_by": [...], "limit": 10, "get": true}`.
 """
+
+
+REASONS_HEADER = """\
+# Why failover would not work
+
+Made from `plugins/failover/reasons.py` by `make docs`; do not edit. `midctl system failover disabled reasons` lists the
+codes that hold now; the list is empty if and only if the other controller would take over were the MASTER to die now.
+LOC is the controller that answers, REM the other one. While a failover runs on a controller, its LOC_FAILOVER_ONGOING
+stands alone among its own reasons.
+
+| code | seen on | means | do |
+| --- | --- | --- | --- |
+"""
+_SEEN_ON = {Concerns.THIS: "the one concerned", Concerns.OTHER: "the other", Concerns.BOTH: "both"}
+
+
+def documents() -> dict[Path, str]:
+    """All generated documentation: what each file should hold."""
+    return {DOCS / "api.md": render(Registry.load()), DOCS / "reasons.md": render_reasons()}
+
+
+def render_reasons() -> str:
+    rows = [f"| `{row.code}` | {_SEEN_ON[row.concerns]} | {row.description} | {row.remedy} |\n" for row in TABLE]
+    return REASONS_HEADER + "".join(rows)
 
 
 def render(registry: Registry) -> str:
@@ -138,9 +163,10 @@ def _compact(value: Any) -> str:
 
 
 def main() -> int:
-    TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(render(Registry.load()))
-    print(f"docs: wrote {TARGET.relative_to(ROOT)}")
+    DOCS.mkdir(exist_ok=True)
+    for path, text in documents().items():
+        path.write_text(text)
+        print(f"docs: wrote {path.relative_to(ROOT)}")
     return 0
 
 

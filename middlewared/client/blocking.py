@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 JOB_LAST_WORD_S = 2.0  # how long a job's last notification may come after its answer
-SILENCE_S = 20.0  # after so long a ping; after as long again without a sign of life, the connection is lost
 
 
 class BlockingClient:
@@ -36,8 +35,6 @@ class BlockingClient:
         self._conversation = Conversation()
         self._websocket = WebSocket(self.endpoint, verify=verify, timeout_s=connect_timeout_s)
         self._follows_jobs = False
-        self._last_heard = time.monotonic()
-        self._pinged = False
         try:
             self.call("core.set_options", OPTIONS)
         except BaseException:
@@ -124,20 +121,10 @@ class BlockingClient:
             self._pump(deadline)
 
     def _pump(self, deadline: float | None) -> None:
-        """Take one message, or wait for one until the deadline; keep an eye on the connection meanwhile."""
-        now = time.monotonic()
-        until = self._last_heard + SILENCE_S
-        until = until if deadline is None else min(until, deadline)
-        text = self._websocket.receive(max(0.0, until - now))
+        """Take one message, or wait for one until the deadline."""
+        text = self._websocket.receive(None if deadline is None else max(0.0, deadline - time.monotonic()))
         if text is not None:
-            self._last_heard, self._pinged = time.monotonic(), False
-            if text:
-                self._conversation.receive(text)
-        elif time.monotonic() >= self._last_heard + SILENCE_S:
-            if self._pinged:
-                raise ClientError("the connection to the daemon is dead: it does not even answer a ping")
-            self._websocket.ping()
-            self._last_heard, self._pinged = time.monotonic(), True
+            self._conversation.receive(text)
 
     def _login(self, dialogue: login.Dialogue) -> None:
         try:

@@ -66,7 +66,7 @@ def _duration(default_ms: int, description: str) -> Property:
 
 PROPERTIES: dict[str, Property] = {
     "version": Property("0.1.0", _text, "TEXT", "software version that the controller reports"),
-    "hardware": Property("LAB", _text, "TEXT", "kind of hardware that the controller reports"),
+    "hardware": Property("ECHOWARP", _text, "TEXT", "kind of hardware that the controller reports"),
     "licensed": _flag(True, "yes|no", "whether it has a licence for failover"),
     "heartbeat_nic": _flag(True, "present|absent", "whether the heartbeat interface hb0 exists"),
     "nics": Property(list(LAN_NICS), _some_of(LAN_NICS, str.lower), "eth0,eth1", "LAN interfaces that are fitted"),

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema_rs
 
 from middlewared.errors import MatchNotFound, invalid
-from middlewared.rpc.limits import PATTERN_BYTES_MAX, QUERY_DEPTH_MAX
+from middlewared.rpc.limits import PATTERN_BYTES_MAX, QUERY_DEPTH_MAX, QUERY_ROWS_MAX
 
 Row = Mapping[str, Any]
 Test = Callable[[Row], bool]
@@ -51,7 +51,7 @@ OPTIONS_SCHEMA: dict[str, Any] = {
             "type": "integer",
             "default": 0,
             "minimum": 0,
-            "maximum": 10_000,
+            "maximum": QUERY_ROWS_MAX,
             "description": "At most so many matches; 0: all.",
         },
         "offset": {"type": "integer", "default": 0, "minimum": 0, "description": "Skip so many matches."},

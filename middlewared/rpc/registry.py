@@ -8,15 +8,14 @@ from typing import Any
 import middlewared
 from middlewared.auth.identity import Credential
 from middlewared.rpc import access, extjson, introspection, schemas
-from middlewared.rpc.schemas import EventSpec, MethodSpec, ServiceSpec
+from middlewared.rpc.schemas import EventSpec, MethodSpec, RegistryError, ServiceSpec
 
 SCHEMA_DIR = Path(middlewared.__file__).parent / "schemas"
 
 Handler = Callable[..., Awaitable[Any]]
 
 
-class RegistryError(Exception):
-    """Schemas and code do not belong together; one line for each mistake."""
+__all__ = ["Registry", "RegistryError"]
 
 
 class Registry:

@@ -35,7 +35,11 @@ _PARAM_KEYS = {"name", "required", "description", "schema"}
 _EVENT_KEYS = {"name", "description", "schema", "x-roles", "x-auth", "x-private", "x-arguments"}
 
 
-class SchemaError(Exception):
+class RegistryError(Exception):
+    """Schemas, or schemas and code, do not fit; one line for each mistake."""
+
+
+class SchemaError(RegistryError):
     """The schema files are wrong; one line for each mistake."""
 
 

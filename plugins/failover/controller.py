@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 
+from middlewared.bus import Event as BusEvent
 from middlewared.plugin import Context
 from middlewared.plugins.failover.election import fold
 from middlewared.plugins.failover.events import Configured, Discovered, Elected, Event, FenceLost, PeerChanged, Wish
@@ -142,6 +143,7 @@ class FailoverController:
             imported, complete, is_open = True, False, False  # unknown counts as imported
         self._ready = True
         self._context.ready = True
+        self._context.bus.emit(BusEvent("system.ready", "added"))
         held = self._ports.fencing.state().held
         self.runner.post(Discovered(held, imported, complete, is_open))
         self.look()

@@ -103,8 +103,10 @@ async def test_a_reason_comes_and_goes(
     async def said() -> bool:
         return all([code in (await lab.reasons(node) or ()) for node in seen])
 
-    await lab.until(f"{seen} say {code}", said)
-    await end(lab)
+    try:
+        await lab.until(f"{seen} say {code}", said)
+    finally:
+        await end(lab)
     assert await lab.until_healthy() == MASTER
 
 
