@@ -319,10 +319,9 @@ def _participation(state: State, now_ms: int) -> Step:
         case Role.YIELDING:  # keeps the (closed) addresses to the end, so that the other starts when the disks are free
             wanted = not state.giving_up
         case Role.BACKUP:
-            wanted = (config.enabled or config.designated) and state.retry_at_ms is None
+            wanted = config.available and (config.enabled or config.designated) and state.retry_at_ms is None
         case _:
             wanted = False
-    wanted = wanted and config.available
     if wanted == state.participating:
         return state, ()
     return replace(state, participating=wanted), (Participate(wanted),)

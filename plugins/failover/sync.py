@@ -65,7 +65,8 @@ class ConfigSync:
 
     async def receive(self, image: bytes) -> None:
         """The other's configuration replaces ours. Raises CallError when we lead, or it does not fit."""
-        if self._mine().role in (Role.MASTER, Role.TAKING, Role.YIELDING):
+        mine = self._mine()
+        if mine.role is Role.MASTER or (mine.ongoing and not mine.electing):
             raise CallError("This controller leads: its configuration is not overwritten.", EHAUNAVAILABLE)
         try:
             await self._store.restore(image)

@@ -308,6 +308,12 @@ def test_disabled_but_designated_controller_leads_after_a_boot() -> None:
     assert phases(engine.tell(Elected(ELECTED))) == [Phase.FENCING]
 
 
+def test_a_master_keeps_its_addresses_when_there_is_no_pair_any_more() -> None:
+    engine = master()
+    assert engine.tell(Configured(replace(PAIR, available=False, designated=True))) == []
+    assert engine.state.participating is True
+
+
 def test_without_a_pair_the_designated_controller_takes_the_disks_by_itself() -> None:
     engine = Engine(replace(PAIR, available=False, designated=True)).boot()
     assert engine.state.phase is Phase.FENCING
