@@ -10,7 +10,7 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,7 +41,7 @@ API_VERSIONS = ("v25.04.0", "v25.10.1", "v27.0.0")
 CLOSE_GOING_AWAY = 1001
 CLOSE_POLICY = 1008
 
-Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+NOTHING_HERE = "Nothing here. The API is a websocket at /api/current; its reference is at /openrpc.json.\n"
 
 
 class Authenticator(files.Logins, Protocol):
@@ -108,16 +108,14 @@ class Server:
         authenticator: Authenticator,
         boot_id: str,
         admit: Callable[[str], bool] = lambda local_address: True,
-        page: Page | None = None,
     ) -> None:
-        """`admit(local_address)` is asked for each new TCP connection. `page` answers GETs that are not the API's."""
+        """`admit(local_address)` is asked for each new TCP connection."""
         self.hub = Hub(bus, dispatcher.registry)
         self._settings = settings
         self._socket_path = socket_path
         self._dispatcher = dispatcher
         self._authenticator = authenticator
         self._admit = admit
-        self._page = page
         self._documents = {
             "/api/versions": extjson.dumps(list(API_VERSIONS)),
             "/api/boot_id": extjson.dumps(boot_id),
@@ -315,9 +313,7 @@ class Server:
             return web.Response(body=self._documents[path], content_type="application/json")
         if path == "/openrpc.json":
             return web.Response(body=self._dispatcher.registry.openrpc_text, content_type="application/json")
-        if self._page is not None:
-            return await self._page(request)
-        raise web.HTTPNotFound
+        raise web.HTTPNotFound(text=NOTHING_HERE)
 
     async def _transfer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         connection.transferring = True
