@@ -13,6 +13,7 @@ from middlewared.alerts import Alerts
 from middlewared.audit import AuditLog
 from middlewared.auth.authenticator import Authenticator
 from middlewared.auth.identity import LOCAL_ORIGIN, NODE
+from middlewared.auth.ratelimit import MinuteLimiter
 from middlewared.bus import Bus
 from middlewared.errors import CallError
 from middlewared.jobs import Jobs
@@ -79,7 +80,11 @@ async def _running(settings: Settings) -> AsyncIterator[Context]:
         bus = Bus()
         registry = Registry.load()
         jobs = Jobs(bus)
-        dispatcher = Dispatcher(registry, jobs, Call, audit.record)
+        stack.push_async_callback(jobs.stop)
+        anonymous = MinuteLimiter(
+            settings.api.anonymous_calls_per_minute_max, refusal="Too many calls without a login; wait a minute"
+        )
+        dispatcher = Dispatcher(registry, jobs, Call, audit.record, anonymous)
         authenticator = Authenticator(store, failures_per_minute_max=settings.api.logins_failed_per_minute_max)
         stack.push_async_callback(authenticator.close)
         alerts = Alerts(bus, store)

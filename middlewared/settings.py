@@ -28,6 +28,7 @@ class ApiSettings:
     port_tls: int = 0  # 0: no TLS
     connections_max: int = 12_000
     logins_failed_per_minute_max: int = 20  # per address; then EBUSY
+    anonymous_calls_per_minute_max: int = 600  # per address, logins not counted; then EBUSY
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from middlewared.auth import otp, scram
 from middlewared.auth.accounts import Account, find_by_name, find_by_uid, root_object, user_object
 from middlewared.auth.identity import FULL_ADMIN, Credential, Kind, Origin
 from middlewared.auth.passwords import SlowChecks, hash_password
-from middlewared.auth.ratelimit import FailureLimiter
+from middlewared.auth.ratelimit import MinuteLimiter
 from middlewared.auth.tokens import TTL_S_DEFAULT, Token, Tokens
 from middlewared.store.database import Store
 
@@ -93,7 +93,7 @@ class Authenticator:
         self._monotonic_s = monotonic_s
         self._wall_s = wall_s
         self._slow = SlowChecks()
-        self._limiter = FailureLimiter(failures_per_minute_max, monotonic_s)
+        self._limiter = MinuteLimiter(failures_per_minute_max, monotonic_s)
         self._tokens = Tokens(monotonic_s)
         self._decoy_key = secrets.token_bytes(32)
         self._otp_used_steps: dict[str, int] = {}  # by username; bounded by the number of accounts
@@ -322,7 +322,7 @@ class Authenticator:
 
     def _failure(self, origin: Origin, username: str) -> Outcome:
         if not origin.is_unix:
-            self._limiter.failed(origin.address)
+            self._limiter.count(origin.address)
         return Outcome(Response.AUTH_ERR, username)
 
     def _success(self, credential: Credential, rfc_str: str | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Who fails to log in too often has to wait. Successes never count (PROTOCOL 0, item 18)."""
+"""Who does something too often within a minute has to wait: fail to log in, or call without a login."""
 
 import errno
 import ipaddress
@@ -13,37 +13,43 @@ ADDRESSES_MAX = 4096
 IPV6_SITE_BITS = 64  # one site holds at least a /64: its addresses count as one
 
 
-class FailureLimiter:
-    """Failures of the last minute by address. Memory is bounded: the addresses quiet for longest are forgotten."""
+class MinuteLimiter:
+    """Counts by address over the last minute. Memory is bounded: the addresses quiet for longest are forgotten."""
 
-    def __init__(self, failures_per_minute_max: int, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._failures_max = failures_per_minute_max
+    def __init__(
+        self,
+        per_minute_max: int,
+        clock_s: Callable[[], float] = time.monotonic,
+        *,
+        refusal: str = "Too many failed logins from this address; wait a minute",
+    ) -> None:
+        self._max = per_minute_max
         self._clock_s = clock_s
-        self._failures: OrderedDict[str, deque[float]] = OrderedDict()
+        self._refusal = refusal
+        self._counted: OrderedDict[str, deque[float]] = OrderedDict()
 
     def check(self, address: str, underway: int = 0) -> None:
-        """Raise EBUSY if `address` has used up its failures; attempts still `underway` count as if they had failed."""
-        if self._recent(limit_key(address)) + underway >= self._failures_max:
-            raise CallError("Too many failed logins from this address; wait a minute", errno.EBUSY)
+        """Raise EBUSY if `address` has used up its minute; what is still `underway` counts already."""
+        if self._recent(limit_key(address)) + underway >= self._max:
+            raise CallError(self._refusal, errno.EBUSY)
 
-    def failed(self, address: str) -> None:
-        """Count a failure."""
+    def count(self, address: str) -> None:
         key = limit_key(address)
-        times = self._failures.setdefault(key, deque(maxlen=self._failures_max))
+        times = self._counted.setdefault(key, deque(maxlen=self._max))
         times.append(self._clock_s())
-        self._failures.move_to_end(key)
-        if len(self._failures) > ADDRESSES_MAX:
-            self._failures.popitem(last=False)
+        self._counted.move_to_end(key)
+        if len(self._counted) > ADDRESSES_MAX:
+            self._counted.popitem(last=False)
 
     def _recent(self, key: str) -> int:
-        times = self._failures.get(key)
+        times = self._counted.get(key)
         if times is None:
             return 0
         horizon_s = self._clock_s() - WINDOW_S
         while times and times[0] <= horizon_s:
             times.popleft()
         if not times:
-            del self._failures[key]
+            del self._counted[key]
         return len(times)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from middlewared.auth.identity import INTERNAL, LOCAL_ORIGIN, Credential, Origin
+from middlewared.auth.ratelimit import MinuteLimiter
 from middlewared.errors import CallError
 from middlewared.rpc import access, protocol, validation
 from middlewared.rpc.downloads import Downloads
@@ -53,12 +54,15 @@ class Dispatcher:
         jobs: JobStarter,
         make_call: Callable[[Any, Origin, Any, Any], Any],
         audit: Audit | None = None,
+        anonymous: MinuteLimiter | None = None,
     ) -> None:
+        """`anonymous` bounds the calls without a login, by address."""
         self.registry = registry
         self.downloads = Downloads()
         self._jobs = jobs
         self._make_call = make_call
         self._audit = audit
+        self._anonymous = anonymous
 
     async def call(
         self,
@@ -90,11 +94,20 @@ class Dispatcher:
             )
             return job.id if job_id_only else await job.wait()
         access.require(credential, method.auth, method.roles)
+        if credential is None and self._anonymous is not None:
+            self._count(name, origin)
         arguments = validation.check_arguments(method.params, params, special=special)
         call = self._make_call(credential, origin, session, None)
         if method.audited:
             return await self._audited(method, call, arguments)
         return await self.registry.handlers[name](call, *arguments)
+
+    def _count(self, name: str, origin: Origin) -> None:
+        """Stock clients begin with set_options; logins have a limit of their own, which spares those that succeed."""
+        if self._anonymous is None or origin.is_unix or name == "core.set_options" or name.startswith("auth.login"):
+            return
+        self._anonymous.check(origin.address)
+        self._anonymous.count(origin.address)
 
     async def call_internal(self, name: str, *params: Any) -> Any:
         """Call as the daemon itself."""

@@ -3,7 +3,7 @@ import errno
 import pytest
 
 from middlewared.auth import ratelimit
-from middlewared.auth.ratelimit import FailureLimiter, limit_key
+from middlewared.auth.ratelimit import MinuteLimiter, limit_key
 from middlewared.errors import CallError
 
 
@@ -14,7 +14,7 @@ class Clock:
         return self.now_s
 
 
-def refused(limiter: FailureLimiter, address: str, underway: int = 0) -> bool:
+def refused(limiter: MinuteLimiter, address: str, underway: int = 0) -> bool:
     try:
         limiter.check(address, underway)
     except CallError as error:
@@ -24,10 +24,10 @@ def refused(limiter: FailureLimiter, address: str, underway: int = 0) -> bool:
 
 def test_failures_use_up_the_allowance_until_the_window_passes() -> None:
     clock = Clock()
-    limiter = FailureLimiter(3, clock)
+    limiter = MinuteLimiter(3, clock)
     for _ in range(3):
         assert not refused(limiter, "192.0.2.1")
-        limiter.failed("192.0.2.1")
+        limiter.count("192.0.2.1")
         clock.now_s += 10
     assert refused(limiter, "192.0.2.1")
     assert not refused(limiter, "192.0.2.2")
@@ -36,8 +36,8 @@ def test_failures_use_up_the_allowance_until_the_window_passes() -> None:
 
 
 def test_attempts_under_way_count() -> None:
-    limiter = FailureLimiter(3, Clock())
-    limiter.failed("192.0.2.1")
+    limiter = MinuteLimiter(3, Clock())
+    limiter.count("192.0.2.1")
     assert not refused(limiter, "192.0.2.1", underway=1)
     assert refused(limiter, "192.0.2.1", underway=2)
 
@@ -58,10 +58,10 @@ def test_what_is_one_place(one: str, other: str, same: bool) -> None:
 
 def test_memory_is_bounded_and_the_active_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratelimit, "ADDRESSES_MAX", 10)
-    limiter = FailureLimiter(2, Clock())
-    limiter.failed("192.0.2.1")
+    limiter = MinuteLimiter(2, Clock())
+    limiter.count("192.0.2.1")
     for number in range(100):
-        limiter.failed("192.0.2.1")
-        limiter.failed(f"198.51.100.{number}")
-    assert len(limiter._failures) == 10
+        limiter.count("192.0.2.1")
+        limiter.count(f"198.51.100.{number}")
+    assert len(limiter._counted) == 10
     assert refused(limiter, "192.0.2.1")
