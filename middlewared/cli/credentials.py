@@ -1,6 +1,7 @@
 """Where to connect and as whom: command line, then environment, then ~/.config/midctl.toml."""
 
 import os
+import socket
 import stat
 import sys
 from typing import Any
@@ -135,6 +136,17 @@ def _file() -> dict[str, Any]:
     return found
 
 
+def _answers(path: str) -> bool:
+    """Somebody listens on this unix socket; what a lab that crashed left behind does not count."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(0.2)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
 def _lab_hint() -> str:
     """The daemon is not there, but a lab may be: name its sockets."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -142,7 +154,7 @@ def _lab_hint() -> str:
     if runtime:
         places.insert(0, os.path.join(runtime, "middlewared-lab"))
     for place in places:
-        sockets = [path for node in "ab" if os.path.exists(path := os.path.join(place, node, "middlewared.sock"))]
+        sockets = [path for node in "ab" if _answers(path := os.path.join(place, node, "middlewared.sock"))]
         if sockets:
             return "\nA lab is running here: add " + " or ".join(f"--url ws+unix://{path}" for path in sockets)
     return "\nElsewhere: --url ws://HOST:PORT"

@@ -1,4 +1,4 @@
-"""The blocking client: no asyncio, no threads, one connection; for programs that make a few calls and end."""
+"""The blocking client: no asyncio, one connection; for programs that make a few calls and end."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

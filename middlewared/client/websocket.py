@@ -1,5 +1,6 @@
 """The blocking client's end of a websocket: the websockets library, with errors that say what to do."""
 
+import contextlib
 import socket
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,14 @@ class WebSocket:
     def __init__(self, endpoint: Endpoint, *, verify: "bool | ssl.SSLContext" = True, timeout_s: float = 10) -> None:
         self._endpoint = endpoint
         try:
-            self._connection = self._connect(verify, timeout_s)
+            with contextlib.ExitStack() as opening:
+                self._connection = self._connect(opening, verify, timeout_s)
+                self._open = opening.pop_all()  # nothing went wrong: it stays open
         except InvalidStatus as error:
             raise refused_upgrade(endpoint, error.response.status_code) from error
         except InvalidMessage as error:
+            if isinstance(error.__cause__, EOFError):  # a switch with nobody behind it, a daemon that just ended
+                raise ClientError(f"{endpoint.url} closed the connection before it answered") from error
             hint = "" if endpoint.tls else ": if it speaks TLS, write wss://"
             raise ClientError(f"{endpoint.url} did not answer like an HTTP server{hint}") from error
         except InvalidHandshake as error:
@@ -59,18 +64,20 @@ class WebSocket:
         return message
 
     def close(self) -> None:
-        self._connection.close()
+        self._open.close()
 
-    def _connect(self, verify: "bool | ssl.SSLContext", timeout_s: float) -> ClientConnection:
+    def _connect(
+        self, opening: contextlib.ExitStack, verify: "bool | ssl.SSLContext", timeout_s: float
+    ) -> ClientConnection:
         endpoint = self._endpoint
-        raw = socket.socket(socket.AF_UNIX) if endpoint.socket_path else None
-        if raw is None:
-            raw = socket.create_connection((endpoint.host, endpoint.port), timeout_s)
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        else:
+        if endpoint.socket_path:
+            raw = opening.enter_context(socket.socket(socket.AF_UNIX))
             raw.settimeout(timeout_s)
             raw.connect(endpoint.socket_path)
-        return connect(
+        else:
+            raw = opening.enter_context(socket.create_connection((endpoint.host, endpoint.port), timeout_s))
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connecting = connect(
             f"{'wss' if endpoint.tls else 'ws'}://{endpoint.authority}{endpoint.path}",
             sock=raw,
             ssl=tls_context(verify) if endpoint.tls else None,
@@ -83,6 +90,7 @@ class WebSocket:
             proxy=None,
             max_size=MESSAGE_BYTES_MAX,
         )
+        return opening.enter_context(connecting)
 
     @staticmethod
     def _lost(error: ConnectionClosed) -> ClientError:
