@@ -16,10 +16,12 @@ from typing import Any
 import orjson
 
 from middlewared.errors import EREMOTENODEERROR, CallError, MatchNotFound, ValidationErrors
-from middlewared.peer.extended import plain, revive
+from middlewared.extjson import encode_special
+from middlewared.peer.extended import revive
 
 PROTOCOL = 1  # what we speak
 PROTOCOL_MIN = 1  # the oldest that we still understand
+_OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
 FRAME_BYTES_MAX = 1 << 20
 CHUNK_BYTES_MAX = 256 << 10
 SNAPSHOT_BYTES_MAX = 256 << 20
@@ -243,7 +245,9 @@ def encode(frame: Frame) -> str | bytes:
             raise CodecError(f"a {name} frame with a wrong {member}")
     members = {"t": name, **values}
     try:
-        body = orjson.dumps(members, default=plain, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS)
+        body = orjson.dumps(
+            members, default=encode_special, option=orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
+        )
     except (TypeError, RecursionError) as error:
         raise CodecError(f"a {name} frame has no JSON form: {error}") from error
     if len(body) > FRAME_BYTES_MAX:
