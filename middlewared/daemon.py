@@ -137,6 +137,7 @@ def _server(context: Context, dispatcher: Dispatcher, pulse: Pulse, plugins: lis
         authenticator=context.authenticator,
         boot_id=context.ports.platform.identity().boot_id,
         admit=admit,
+        inherited=systemd.listen_sockets(),
     )
     failover.on_closed = server.close_connections
     return server

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -108,8 +108,14 @@ class Server:
         authenticator: Authenticator,
         boot_id: str,
         admit: Callable[[str], bool] = lambda local_address: True,
+        inherited: Sequence[socket.socket] = (),
     ) -> None:
-        """`admit(local_address)` is asked for each new TCP connection."""
+        """`admit(local_address)` is asked for each new TCP connection.
+
+        `inherited` sockets listen already and belong to whoever made them (systemd, sd_listen_fds(3)); a unix socket
+        among them stands for `socket_path`.
+        """
+        self._inherited = inherited
         self.hub = Hub(bus, dispatcher.registry)
         self._settings = settings
         self._socket_path = socket_path
@@ -151,7 +157,12 @@ class Server:
                 self._listen(listeners.listen_tcp(address), lambda taken: self._take(taken, tls=False))
             for address in settings.listen_tls:
                 self._listen(listeners.listen_tcp(address), lambda taken: self._take(taken, tls=True))
-            self._listen(listeners.listen_unix(self._socket_path, 0o666), lambda taken: self._take(taken, tls=False))
+            for listener in self._inherited:
+                listener.setblocking(False)
+                self._listen(listener, self._take_inherited)
+            if not self._socket_is_inherited:
+                own = listeners.listen_unix(self._socket_path, 0o666)
+                self._listen(own, lambda taken: self._take(taken, tls=False))
             if settings.handoff:
                 self._handoff = listeners.Handoff(Path(settings.handoff), self._take_handed_over)
         except OSError:
@@ -183,7 +194,8 @@ class Server:
         if self._web is not None:
             await self._web.shutdown(CLOSE_TIMEOUT_S)
         self.hub.close()
-        self._socket_path.unlink(missing_ok=True)
+        if not self._socket_is_inherited:
+            self._socket_path.unlink(missing_ok=True)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -216,6 +228,14 @@ class Server:
     def _listen(self, listener: socket.socket, take: listeners.Take) -> None:
         self._listening.append(listener)
         self._accepting.append(asyncio.create_task(listeners.accept_for_ever(listener, take)))
+
+    @property
+    def _socket_is_inherited(self) -> bool:
+        return any(listener.family == socket.AF_UNIX for listener in self._inherited)
+
+    def _take_inherited(self, taken: socket.socket) -> None:
+        tls = taken.family != socket.AF_UNIX and taken.getsockname()[1] == self._settings.port_tls
+        self._take(taken, tls=tls)
 
     def _take_handed_over(self, taken: socket.socket, port: int) -> None:
         self._take(taken, tls=port == self._settings.port_tls)

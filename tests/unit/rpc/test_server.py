@@ -114,6 +114,21 @@ async def test_the_unix_socket_is_open_to_all_and_knows_who_calls(serve: Serve) 
     assert world.origins == [Origin("unix", uid=os.getuid(), gid=os.getgid())]
 
 
+async def test_a_socket_of_systemd_is_served_and_left_alone(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "activated.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        api = await start(serve, inherited=[listening])
+        api.authenticator.local = ROOT
+        assert not api.socket.exists()
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http:
+            client = Client(await http.ws_connect("http://localhost/api/current"))
+            assert await client.call("core.ping") == "pong"
+        await api.server.stop()
+    assert path.exists()
+
+
 async def test_tcp_knows_both_addresses(serve: Serve, connect: Connect) -> None:
     world = World()
     api = await start(serve, world)
