@@ -98,4 +98,4 @@ def _unknown(root: Namespace, node: Namespace, word: str, rest: list[str]) -> st
         if found:
             return f'unknown command "{typed}": did you mean "{found[0]}"?'
     where = f"{PROGRAM} help {node.path}".rstrip()
-    return f'unknown command "{" ".join([*node.words, word])}": see "{where}"'
+    return f'no command "{" ".join([*node.words, word])}" that this user may run: see "{where}"'
