@@ -32,11 +32,11 @@ def decode_object(value: dict[str, Any]) -> Any:
     """The value that a marked object stands for; any other object as it is. ValueError when the content is wrong."""
     if len(value) == 1:
         ((key, content),) = value.items()
-        kind, restore = _DECODERS.get(key, (None, None))
-        if restore is None:
+        if key not in _DECODERS:
             return value
+        kind, restore = _DECODERS[key]
         if type(content) is not kind:
-            raise ValueError(f"{key} takes {_KINDS[key]}")
+            raise ValueError(f"{key} takes {_KINDS[kind]}")
         try:
             return restore(content)
         except (TypeError, ValueError, OverflowError) as error:
@@ -46,23 +46,23 @@ def decode_object(value: dict[str, Any]) -> Any:
     return value
 
 
-def _interface(text: str) -> Any:
-    from ipaddress import ip_interface  # rare, and slow to import
+def _ipv4_interface(text: str) -> Any:
+    from ipaddress import IPv4Interface  # rare, and slow to import
 
-    return ip_interface(text)
+    return IPv4Interface(text)
+
+
+def _ipv6_interface(text: str) -> Any:
+    from ipaddress import IPv6Interface
+
+    return IPv6Interface(text)
 
 
 _DECODERS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
     "$date": (int, lambda milliseconds: _EPOCH + timedelta(milliseconds=milliseconds)),
     "$time": (str, time.fromisoformat),
     "$set": (list, set),
-    "$ipv4_interface": (str, _interface),
-    "$ipv6_interface": (str, _interface),
+    "$ipv4_interface": (str, _ipv4_interface),
+    "$ipv6_interface": (str, _ipv6_interface),
 }
-_KINDS = {
-    "$date": "an integer of milliseconds",
-    "$time": "a text",
-    "$set": "a list",
-    "$ipv4_interface": "a text",
-    "$ipv6_interface": "a text",
-}
+_KINDS = {int: "an integer of milliseconds", str: "a text", list: "a list"}

@@ -2,6 +2,7 @@
 
 import os
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from middlewared.client.errors import ClientError
 
@@ -53,8 +54,6 @@ def parse_url(url: str) -> Endpoint:
     schemes = {"ws": False, "http": False, "wss": True, "https": True}
     if not separator or scheme not in schemes:
         raise ClientError(f'"{url}" is not a URL of the API: write ws://HOST:PORT, wss://HOST:PORT or ws+unix:///PATH')
-    from urllib.parse import urlsplit  # 5 ms that the unix socket does not need
-
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port

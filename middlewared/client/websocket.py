@@ -1,11 +1,11 @@
 """The blocking client's end of a websocket: the websockets library, with errors that say what to do."""
 
 import contextlib
-import socket
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, WebSocketException
+from websockets.sync.client import connect, unix_connect
 
 from middlewared.client.endpoint import Endpoint, explain, refused_upgrade, tls_context
 from middlewared.client.errors import ClientError
@@ -13,9 +13,17 @@ from middlewared.client.errors import ClientError
 if TYPE_CHECKING:
     import ssl
 
+    from websockets.sync.client import reconnect
+
 MESSAGE_BYTES_MAX = 64 << 20
 PING_S = 20.0  # every so often; without an answer within as long again the connection is lost
+SEND_S = 40.0  # the longest that one message may take to leave
 CLOSE_S = 1.0
+
+# The library tells its log, with a traceback, what our errors say too. Who sets up logging still gets it; Python's last
+# resort for those who do not, standard error, is midctl's user.
+_log = logging.getLogger(__name__)
+_log.addHandler(logging.NullHandler())
 
 
 class WebSocket:
@@ -23,21 +31,23 @@ class WebSocket:
 
     def __init__(self, endpoint: Endpoint, *, verify: "bool | ssl.SSLContext" = True, timeout_s: float = 10) -> None:
         self._endpoint = endpoint
+        self._open = contextlib.ExitStack()  # what the library closes when it leaves its context
         try:
-            with contextlib.ExitStack() as opening:
-                self._connection = self._connect(opening, verify, timeout_s)
-                self._open = opening.pop_all()  # nothing went wrong: it stays open
+            self._connection = self._open.enter_context(_connecting(endpoint, verify, timeout_s))
         except InvalidStatus as error:
             raise refused_upgrade(endpoint, error.response.status_code) from error
         except InvalidMessage as error:
             if isinstance(error.__cause__, EOFError):  # a switch with nobody behind it, a daemon that just ended
                 raise ClientError(f"{endpoint.url} closed the connection before it answered") from error
-            hint = "" if endpoint.tls else ": if it speaks TLS, write wss://"
+            hint = "" if endpoint.private else ": if it speaks TLS, write wss://"
             raise ClientError(f"{endpoint.url} did not answer like an HTTP server{hint}") from error
         except InvalidHandshake as error:
             raise ClientError(f"{endpoint.url} sent a wrong handshake: that is not the API") from error
         except OSError as error:  # TimeoutError and SSLError too
             raise explain(endpoint, error) from error
+        except (WebSocketException, ValueError) as error:  # a redirect to elsewhere, a host name that cannot be one
+            raise ClientError(f"cannot use {endpoint.url}: {error}") from error
+        self._connection.socket.settimeout(SEND_S)
 
     def peer_certificate(self) -> bytes | None:
         """The server's certificate (DER); None without TLS."""
@@ -48,7 +58,7 @@ class WebSocket:
         try:
             self._connection.send(text)
         except ConnectionClosed as error:
-            raise self._lost(error) from error
+            raise _lost(error) from error
 
     def receive(self, timeout_s: float | None) -> str | None:
         """The next message; None when none came in time."""
@@ -57,7 +67,7 @@ class WebSocket:
         except TimeoutError:
             return None
         except ConnectionClosed as error:
-            raise self._lost(error) from error
+            raise _lost(error) from error
         if isinstance(message, bytes):
             self.close()
             raise ClientError(f"{self._endpoint.url} sent a binary message: that is not the API")
@@ -66,35 +76,32 @@ class WebSocket:
     def close(self) -> None:
         self._open.close()
 
-    def _connect(
-        self, opening: contextlib.ExitStack, verify: "bool | ssl.SSLContext", timeout_s: float
-    ) -> ClientConnection:
-        endpoint = self._endpoint
-        if endpoint.socket_path:
-            raw = opening.enter_context(socket.socket(socket.AF_UNIX))
-            raw.settimeout(timeout_s)
-            raw.connect(endpoint.socket_path)
-        else:
-            raw = opening.enter_context(socket.create_connection((endpoint.host, endpoint.port), timeout_s))
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connecting = connect(
-            f"{'wss' if endpoint.tls else 'ws'}://{endpoint.authority}{endpoint.path}",
-            sock=raw,
-            ssl=tls_context(verify) if endpoint.tls else None,
-            server_hostname=endpoint.host if endpoint.tls else None,
-            open_timeout=timeout_s,
-            close_timeout=CLOSE_S,
-            ping_interval=PING_S,
-            ping_timeout=PING_S,
-            compression=None,
-            proxy=None,
-            max_size=MESSAGE_BYTES_MAX,
-        )
-        return opening.enter_context(connecting)
 
-    @staticmethod
-    def _lost(error: ConnectionClosed) -> ClientError:
-        said = error.rcvd
-        if said is None:
-            return ClientError("the connection to the daemon was lost")
-        return ClientError(f"the daemon closed the connection ({said.code}{': ' + said.reason if said.reason else ''})")
+def _connecting(endpoint: Endpoint, verify: "bool | ssl.SSLContext", timeout_s: float) -> "reconnect":
+    """A context that connects when it is entered: what `legacy=False` asks for. (We enter once: no reconnecting.)"""
+    options: dict[str, Any] = {
+        "open_timeout": timeout_s,
+        "close_timeout": CLOSE_S,
+        "ping_interval": PING_S,
+        "ping_timeout": PING_S,
+        "compression": None,
+        "proxy": None,
+        "max_size": MESSAGE_BYTES_MAX,
+        "logger": _log,
+    }
+    if endpoint.socket_path:
+        return unix_connect(endpoint.socket_path, endpoint.websocket_url, legacy=False, **options)
+    if endpoint.tls:
+        options["ssl"] = tls_context(verify)
+    # With the address named, a redirect cannot lead what we send to another host.
+    return connect(endpoint.websocket_url, address=(endpoint.host, endpoint.port), legacy=False, **options)
+
+
+def _lost(error: ConnectionClosed) -> ClientError:
+    said, ours = error.rcvd, error.sent
+    if said is not None and error.rcvd_then_sent is not False:
+        reason = f": {said.reason}" if said.reason else ""
+        return ClientError(f"the daemon closed the connection ({said.code}{reason})")
+    # We ended it: the library's reason says what it could not read, or that no ping was answered.
+    why = f" ({ours.reason})" if ours is not None and ours.reason else ""
+    return ClientError(f"the connection to the daemon was lost{why}")

@@ -28,6 +28,7 @@ PURE = [
     "plugins/interface/config.py",
     "middlewared/auth/scram.py",
     "middlewared/errors.py",
+    "middlewared/extjson.py",
     "middlewared/invariants.py",
     "middlewared/lab/reservations.py",
     "middlewared/lab/vrrp.py",

@@ -166,16 +166,6 @@ def test_a_lost_connection(midctl, server):
     assert midctl("test", "value") == (1, "", "midctl: the connection to the daemon was lost\n")
 
 
-def test_a_dead_connection_is_noticed_by_silence(midctl, server, monkeypatch):
-    monkeypatch.setattr("middlewared.client.websocket.PING_S", 0.05)
-    answered = threading.Event()
-    server.methods["test.value"] = lambda: answered.wait(30)  # the whole stand-in stands still, pongs included
-    try:
-        assert midctl("call", "test.value").err == "midctl: the connection to the daemon was lost\n"
-    finally:
-        answered.set()
-
-
 def test_an_unforeseen_mistake_is_one_line_with_the_way_to_more(midctl, monkeypatch):
     monkeypatch.setattr("middlewared.cli.output.render", lambda result, mode: 1 / 0)
     line = "midctl: unexpected ZeroDivisionError: division by zero (MIDCTL_DEBUG=1 shows where)\n"
@@ -199,11 +189,26 @@ def test_interrupt_and_broken_pipe_are_quiet(run, monkeypatch):
     assert run("x") == (130, "", "")
 
 
-def in_a_process(server: StandIn, *words: str, stdout: int) -> subprocess.Popen[str]:
-    code = "import sys; from middlewared.cli.main import main; sys.exit(main())"
+def in_a_process(server: StandIn, *words: str, stdout: int, first: str = "pass") -> subprocess.Popen[str]:
+    """midctl as a program of its own, after the statement `first`."""
+    code = f"import sys; from middlewared.cli.main import main; {first}; sys.exit(main())"
     root = Path(__file__).parents[3]
     command = [sys.executable, "-c", code, "--url", server.url, *words]
     return subprocess.Popen(command, cwd=root, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_dead_connection_is_noticed_by_silence(server):
+    """In a process: what the library's threads write to standard error shows only there."""
+    answered = threading.Event()
+    server.methods["test.value"] = lambda: answered.wait(30)  # the whole stand-in stands still, pongs included
+    hurry = "from middlewared.client import websocket; websocket.PING_S = websocket.CLOSE_S = 0.05"
+    process = in_a_process(server, "call", "test.value", stdout=subprocess.PIPE, first=hurry)
+    try:
+        said = process.communicate(timeout=30)
+    finally:
+        answered.set()
+    assert said == ("", "midctl: the connection to the daemon was lost (keepalive ping timeout)\n")
+    assert process.returncode == 1
 
 
 def test_broken_pipe_of_a_process(server):

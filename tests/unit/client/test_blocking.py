@@ -1,7 +1,9 @@
 """The blocking client and its websocket, against the websockets library and against a scripted peer."""
 
+import gc
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +15,7 @@ from support.standin_server import StandIn
 from websockets.server import ServerProtocol
 
 from middlewared.client import BlockingClient, ClientError
-from middlewared.client.endpoint import Endpoint, certificate_hash
+from middlewared.client.endpoint import Endpoint, certificate_hash, parse_url
 from middlewared.client.websocket import WebSocket
 
 
@@ -76,7 +78,6 @@ class Peer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = Endpoint("ws://peer", host="127.0.0.1", port=self._listener.getsockname()[1])
         self.protocol = ServerProtocol()
-        self.heard = b""
 
     def connect(self, answer: bytes | None = None) -> WebSocket:
         """A connected websocket; `answer` instead of a proper upgrade."""
@@ -137,6 +138,8 @@ def test_a_message_that_comes_in_pieces_survives_time_outs(peer):
     [
         (b"\x88\x0c\x03\xf5" + b"over limit", r"closed the connection \(1013: over limit\)"),
         (b"\x82\x01x", "a binary message"),
+        (b"\xc1\x01x", r"lost \(reserved bits must be 0\)"),
+        (b"\x81\x7f\x00\x00\x00\x01\x00\x00\x00\x00", r"lost \(frame with 4294967296 bytes exceeds limit"),
     ],
 )
 def test_what_ends_the_connection(peer, data, complaint):
@@ -149,12 +152,22 @@ def test_what_ends_the_connection(peer, data, complaint):
         websocket.send("x")
 
 
+def test_a_message_that_is_no_text(peer, monkeypatch):
+    monkeypatch.setattr("middlewared.client.websocket.CLOSE_S", 0.05)  # nobody answers our closing
+    websocket = peer.connect()
+    peer.say(b"\x81\x01\xff")
+    with pytest.raises(ClientError, match=r"lost \(invalid start byte"):
+        websocket.receive(10)
+
+
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
         (b"SSH-2.0-OpenSSH\r\n\r\n", "did not answer like an HTTP server: if it speaks TLS"),
         (b"HTTP/1.1 404 Not Found\r\n\r\n", "has no API at"),
         (b"HTTP/1.1 401 No\r\n\r\n", r"does not speak the API \(HTTP 401"),
+        (b"HTTP/1.1 301 No\r\nLocation: ws://other/api\r\n\r\n", "cannot follow .*redirect to ws://other/api"),
+        (b"HTTP/1.1 301 No\r\nLocation: https://peer/\r\n\r\n", "cannot use ws://peer: https://peer/"),
         (b"HTTP/1.1 101 Yes\r\nSec-WebSocket-Accept: x\r\n\r\n", "a wrong handshake"),
         (b"x" * (70 << 10), "a wrong handshake"),
         (b"", "closed the connection before it answered"),
@@ -163,6 +176,27 @@ def test_what_ends_the_connection(peer, data, complaint):
 def test_what_is_no_upgrade(peer, answer, complaint):
     with pytest.raises(ClientError, match=complaint):
         peer.connect(answer)
+
+
+def test_sockets_do_not_outlive_a_failure(server, monkeypatch):
+    """A socket that only the garbage collector closes is a ResourceWarning, which goes to the hook as an error."""
+    leaked: list[object] = []
+    server.refuse_upgrade = 503
+    with warnings.catch_warnings(), monkeypatch.context() as patch:
+        patch.setattr("sys.unraisablehook", leaked.append)
+        warnings.simplefilter("error", ResourceWarning)
+        for url in ("/nowhere.sock", server.url, server.url.replace("ws://", "wss://")):
+            with pytest.raises(ClientError):
+                WebSocket(parse_url(url), timeout_s=5)
+        gc.collect()
+    assert leaked == []
+
+
+def test_a_peer_that_takes_nothing_more(peer, monkeypatch):
+    monkeypatch.setattr("middlewared.client.websocket.SEND_S", 0.05)
+    websocket = peer.connect()
+    with pytest.raises(ClientError, match="lost"):
+        websocket.send("x" * (32 << 20))
 
 
 def test_a_lost_peer(peer):
