@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract lab-test fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract lab-test bench fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,9 @@ contract: venv-test  ## schemas, reference documentation, house rules
 	@exec $(CHECK) contract
 lab-test: venv-test  ## tests against two running controllers
 	@exec $(CHECK) lab
+
+bench: venv          ## measure the budgets as ratios, three minutes: `make bench ARGS=takeover`
+	@exec $(BIN)/python -m bench $(ARGS)
 
 fix: venv-test       ## format and repair what ruff can, render the reference documentation
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
