@@ -110,7 +110,7 @@ class FailoverController:
             self._was_held = fence.held
 
     def _configure_speaker(self) -> None:
-        instances = vrrp_instances(self.observer.config, self._node)
+        instances = vrrp_instances(self.observer.config, self._node, leading=self.runner.state.role is Role.MASTER)
         if instances != self._instances:
             self._instances = instances
             self._spawn(self._configure_until_done(instances))
@@ -160,6 +160,8 @@ class FailoverController:
         if after.role is Role.MASTER and before.role is not Role.MASTER:
             alerts.clear("failover.error")
             self._spawn(self._lead())
+        if (before.role is Role.MASTER) != (after.role is Role.MASTER):
+            self._configure_speaker()
         if before.role is Role.MASTER and after.role is not Role.MASTER:
             for address in self.observer.config.virtual_addresses:
                 self.on_closed(address.split("/")[0])

@@ -14,7 +14,10 @@ from middlewared.store.database import Store
 
 log = logging.getLogger(__name__)
 
-_PRIORITY = {"A": 254, "B": 253}  # nearly equal: the skew of RFC 9568 stays under 2 ms for both
+# High, so that the skew of RFC 9568 stays under 8 ms; the leader's apart from the others, so that it wins the addresses
+# back when all links return at once, and an untroubled MASTER is not deposed by a photo finish.
+_PRIORITY_LEADING = 254
+_PRIORITY = {"A": 240, "B": 238}
 _ADVERT_MS_MIN = 100
 
 
@@ -61,11 +64,12 @@ def read_config(store: Store) -> PairConfig:
     )
 
 
-def vrrp_instances(config: PairConfig, node: str) -> tuple[VrrpInstance, ...]:
+def vrrp_instances(config: PairConfig, node: str, *, leading: bool) -> tuple[VrrpInstance, ...]:
     """One virtual router per interface that has virtual addresses; the same numbers on both controllers."""
+    priority = _PRIORITY_LEADING if leading else _PRIORITY[node]
     advert_ms = max(_ADVERT_MS_MIN, config.timeout_s * 1000 // 3)  # three missed adverts are a death
     return tuple(
-        VrrpInstance(interface.name, interface.virtual_addresses, router_id, _PRIORITY[node], advert_ms)
+        VrrpInstance(interface.name, interface.virtual_addresses, router_id, priority, advert_ms)
         for router_id, interface in enumerate(config.interfaces, start=1)
         if interface.virtual_addresses
     )
