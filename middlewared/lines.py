@@ -60,7 +60,8 @@ class _Outbox:
         self._lines.clear()
 
 
-def _listening(path: Path) -> socket.socket:
+def listening(path: Path) -> socket.socket:
+    """A unix socket that only the owner may open, from its first moment on."""
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listening.bind(str(path))
@@ -112,7 +113,7 @@ class LineServer:
 
     async def start(self, path: Path) -> None:
         """Listen on a unix socket that only the owner may open. A stale file is replaced."""
-        self._server = await asyncio.start_unix_server(self._serve, sock=_listening(path), limit=LINE_BYTES_MAX)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listening(path), limit=LINE_BYTES_MAX)
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from websockets.asyncio.server import Server
 from websockets.exceptions import WebSocketException
 
 from middlewared.errors import CallError
@@ -21,7 +20,7 @@ from middlewared.peer.codec import SNAPSHOT_BYTES_MAX, Facts, encode
 from middlewared.peer.outbox import Message
 from middlewared.peer.session import Session
 from middlewared.peer.snapshot import ServeSnapshot
-from middlewared.peer.transport import PinnedConnection, Trust, dial, listen, load_trust
+from middlewared.peer.transport import Connection, Listener, TlsWire, Wire
 from middlewared.settings import PeerSettings
 
 log = logging.getLogger(__name__)
@@ -52,14 +51,16 @@ class PeerLink:
     serve_call: ServeCall = staticmethod(_not_ready)
     serve_snapshot: ServeSnapshot = staticmethod(_not_ready)
 
-    def __init__(self, settings: PeerSettings, node: str) -> None:
+    def __init__(self, settings: PeerSettings, node: str, wire: Wire | None = None) -> None:
+        """`wire`: another way to the other controller than the settings' own."""
         self._settings = settings
         self._node = node
+        self._wire = wire
         self._session: Session | None = None
         self._up = asyncio.Event()
         self._facts: Message | None = None
         self._peer_facts: dict[str, Any] | None = None
-        self._server: Server | None = None
+        self._listener: Listener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._calls_count = 0
         self._snapshot_turn = asyncio.Lock()
@@ -67,7 +68,7 @@ class PeerLink:
     @property
     def paired(self) -> bool:
         """Certificates are configured: there is another controller to talk to."""
-        return bool(self._settings.certificate and self._settings.peer_certificate)
+        return self._wire is not None or bool(self._settings.certificate and self._settings.peer_certificate)
 
     @property
     def connected(self) -> bool:
@@ -81,10 +82,7 @@ class PeerLink:
     @property
     def listening_at(self) -> tuple[str, ...]:
         """Where we listen, as host:port (unix: its path); empty while the address is not there yet."""
-        if self._server is None:
-            return ()
-        names = [socket.getsockname() for socket in self._server.sockets]
-        return tuple(name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in names)
+        return () if self._listener is None else self._listener.addresses
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -93,11 +91,11 @@ class PeerLink:
         if not self.paired:
             log.info("not paired with another controller: no peer link")
             return
-        trust = load_trust(self._settings)
-        if not await self._listen(trust):
-            self._tasks.append(asyncio.create_task(self._listen_later(trust)))
+        wire = self._wire or TlsWire(self._settings)
+        if not await self._listen(wire):
+            self._tasks.append(asyncio.create_task(self._listen_later(wire)))
         if self._node == "A":
-            self._tasks.append(asyncio.create_task(self._dial_always(trust)))
+            self._tasks.append(asyncio.create_task(self._dial_always(wire)))
 
     async def stop(self) -> None:
         """End the connection in order and stop listening. Callbacks are not called any more after it returns."""
@@ -108,11 +106,10 @@ class PeerLink:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
-                if self._server is not None:
-                    self._server.close()
-                    await self._server.wait_closed()
+                if self._listener is not None:
+                    await self._listener.close()
         self._tasks.clear()
-        self._server = None
+        self._listener = None
         if self._session is not None:
             self._drop(self._session, "stopped")
 
@@ -192,28 +189,28 @@ class PeerLink:
 
     # ------------------------------------------------------------------------------------------ sockets
 
-    async def _listen(self, trust: Trust) -> bool:
+    async def _listen(self, wire: Wire) -> bool:
         try:
-            self._server = await listen(self._settings.listen, trust, self._accept)
+            self._listener = await wire.listen(self._accept)
         except OSError as error:
             log.warning("cannot listen at %s yet: %s", self._settings.listen, error)
             return False
         return True
 
-    async def _listen_later(self, trust: Trust) -> None:
+    async def _listen_later(self, wire: Wire) -> None:
         """The heartbeat interface may come up after us."""
-        while not await self._listen(trust):
+        while not await self._listen(wire):
             await asyncio.sleep(BACKOFF_MAX_S)
 
-    async def _accept(self, socket: PinnedConnection) -> None:
-        await self._run(socket)
+    async def _accept(self, connection: Connection) -> None:
+        await self._run(connection)
 
-    async def _dial_always(self, trust: Trust) -> None:
+    async def _dial_always(self, wire: Wire) -> None:
         backoff_s = BACKOFF_MIN_S
         said = ""
         while True:
             try:
-                socket = await dial(self._settings.connect, trust)
+                connection = await wire.dial()
             except (OSError, EOFError, WebSocketException) as error:
                 reason = str(error) or type(error).__name__
                 if reason != said:  # once, not every second of a long outage
@@ -221,14 +218,14 @@ class PeerLink:
                 said = reason
             else:
                 said = ""
-                if await self._run(socket) >= BACKOFF_MAX_S:
+                if await self._run(connection) >= BACKOFF_MAX_S:
                     backoff_s = BACKOFF_MIN_S  # it had worked; one that fails at once is not hammered
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
 
-    async def _run(self, socket: PinnedConnection) -> float:
+    async def _run(self, connection: Connection) -> float:
         """Serve one connection to its end; the seconds that it was established."""
-        session = Session(socket, self._settings, self._node, self)
+        session = Session(connection, self._settings, self._node, self)
         await session.run()
         if session.established_at is None:
             return 0.0

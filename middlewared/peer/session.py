@@ -32,7 +32,7 @@ from middlewared.peer.codec import (
 )
 from middlewared.peer.outbox import Message, Outbox
 from middlewared.peer.snapshot import Snapshots
-from middlewared.peer.transport import PinnedConnection
+from middlewared.peer.transport import Connection
 from middlewared.settings import PeerSettings
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class Owner(Protocol):
 class Session:
     """Reads, writes and watches one connection. Nothing that the other says counts before its hello."""
 
-    def __init__(self, socket: PinnedConnection, settings: PeerSettings, node: str, owner: Owner) -> None:
-        self._socket = socket
+    def __init__(self, connection: Connection, settings: PeerSettings, node: str, owner: Owner) -> None:
+        self._connection = connection
         self._timeout_s = settings.timeout_ms / 1000
         self._node = node
         self._owner = owner
@@ -90,24 +90,24 @@ class Session:
         self._outbox.close()
         self.calls.close()
         self.snapshots.close()
-        self._socket.transport.abort()
+        self._connection.abort()
 
     async def close(self) -> None:
         """Orderly: what is in the write buffer still goes out. Bounded by the close timeout."""
-        await self._socket.close()
+        await self._connection.close()
 
     def send_facts(self, message: Message) -> None:
         self._outbox.set_facts(message)
 
     async def _read(self) -> str:
-        hello = decode(await self._socket.recv())
+        hello = decode(await self._connection.recv())
         if not isinstance(hello, Hello):
             raise CodecError("the first frame is not a hello")
         self._check_hello(hello)
         self.established_at = self._loop.time()
         self._owner.session_established(self)
         while not self._ending.done():  # what was read before the end is not taken after it
-            self._take(decode(await self._socket.recv()))
+            self._take(decode(await self._connection.recv()))
         return "ended"
 
     def _check_hello(self, hello: Hello) -> None:
@@ -120,14 +120,14 @@ class Session:
             )
 
     async def _write(self) -> str:
-        await self._socket.send(encode(Hello(self._node)))
+        await self._connection.send(encode(Hello(self._node)))
         while True:
-            await self._socket.send(await self._outbox.next())
+            await self._connection.send(await self._outbox.next())
 
     async def _watch(self) -> str:
         """Ends after timeout_ms of silence; until the hello, after timeout_ms, silent or not."""
         while True:
-            heard_at = self._started_at if self.established_at is None else self._socket.heard_at
+            heard_at = self._started_at if self.established_at is None else self._connection.heard_at
             left_s = heard_at + self._timeout_s - self._loop.time()
             if left_s <= 0:
                 return f"silent for {round(self._timeout_s * 1000)} ms"

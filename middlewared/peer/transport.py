@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
-from websockets.asyncio.connection import Connection
+from websockets.asyncio.connection import Connection as WebSocket
 from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 from websockets.exceptions import WebSocketException
 
@@ -55,6 +55,73 @@ class Trust:
     peer_der: bytes
 
 
+class Connection(Protocol):
+    """What a session needs of a connection: whole messages, in order, and when it last heard anything."""
+
+    heard_at: float  # the loop's time, in seconds
+
+    async def recv(self) -> str | bytes:
+        """The next message. Raises ConnectionClosed or OSError when there will be none."""
+
+    async def send(self, message: str | bytes) -> None:
+        """Hand a message over; waits while too much is unsent. Raises ConnectionClosed or OSError."""
+
+    async def close(self) -> None: ...
+
+    def abort(self) -> None:
+        """Drop it at once, unsent messages included."""
+
+
+Accept = Callable[[Connection], Awaitable[None]]
+
+
+class Listener(Protocol):
+    """Accepts connections until it is closed."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]: ...
+
+    async def close(self) -> None: ...
+
+
+class Wire(Protocol):
+    """The way to the other controller. Both ends of every connection have proved who they are."""
+
+    async def listen(self, accept: Accept) -> Listener:
+        """Raises OSError while the address is not there."""
+
+    async def dial(self) -> Connection:
+        """Raises OSError, EOFError or WebSocketException when the other cannot be reached."""
+
+
+class TlsWire:
+    """Websockets over TLS 1.3 between two pinned certificates. Raises SettingsError when they cannot be read."""
+
+    def __init__(self, settings: PeerSettings) -> None:
+        self._settings = settings
+        self._trust = load_trust(settings)
+
+    async def listen(self, accept: Accept) -> Listener:
+        return _Listening(await listen(self._settings.listen, self._trust, accept))
+
+    async def dial(self) -> Connection:
+        return await dial(self._settings.connect, self._trust)
+
+
+class _Listening:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        names = [socket.getsockname() for socket in self._server.sockets]
+        return tuple(name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in names)
+
+    async def close(self) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+
 def load_trust(settings: PeerSettings) -> Trust:
     """Check the addresses and read both certificates. Raises SettingsError naming the key."""
     for address in (settings.listen, settings.connect):
@@ -91,7 +158,7 @@ def _read_certificate(key: str, path: str) -> x509.Certificate:
         raise SettingsError(f"{key} {path}: no PEM certificate in it") from error
 
 
-class PinnedConnection(Connection):
+class PinnedConnection(WebSocket):
     """A connection that exists for the pinned certificate only, and knows when it last heard anything.
 
     `heard_at` (the loop's time, s) is set where bytes arrive, before any task runs: a busy event loop does not make
@@ -113,6 +180,9 @@ class PinnedConnection(Connection):
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
         super().data_received(data)
+
+    def abort(self) -> None:
+        self.transport.abort()
 
 
 class _Accepted(PinnedConnection, ServerConnection):

@@ -53,6 +53,7 @@ class Position(NamedTuple):
 
 Row = dict[str, Any]
 Listener = Callable[[frozenset[str]], None]
+Connect = Callable[[Path], apsw.Connection]
 
 
 def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> Row:
@@ -101,18 +102,20 @@ class Store:
     # ------------------------------------------------------------------------------------------ life
 
     @classmethod
-    async def open(cls, path: Path) -> "Store":
-        """Open or create the store and bring it to this program's version. Raises StoreError."""
-        return await asyncio.to_thread(cls._open, path)
+    async def open(cls, path: Path, connect: Connect | None = None) -> "Store":
+        """Open or create the store and bring it to this program's version. Raises StoreError.
+
+        `connect` opens one connection; a test's may lead to a database in memory.
+        """
+        return await asyncio.to_thread(cls._open, path, connect or _connect_file)
 
     @classmethod
-    def _open(cls, path: Path) -> "Store":
+    def _open(cls, path: Path, connect: Connect) -> "Store":
         try:
-            _create_private(path)
-            writer = _connect(path)
+            writer = _prepare(connect(path))
             try:
                 _migrate(writer, path)
-                reader = _connect(path)
+                reader = _prepare(connect(path))
                 reader.pragma("query_only", True)
                 return cls(path, writer, reader)
             except BaseException:
@@ -265,11 +268,17 @@ def _create_private(path: Path) -> None:
     path.chmod(0o600)
 
 
-def _connect(path: Path) -> apsw.Connection:
+def _connect_file(path: Path) -> apsw.Connection:
+    _create_private(path)
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_TIMEOUT_MS)
     invariant(connection.pragma("journal_mode", "wal") == "wal", f"{path}: no WAL on this filesystem")
     connection.pragma("synchronous", "full")
+    return connection
+
+
+def _prepare(connection: apsw.Connection) -> apsw.Connection:
+    """What every connection of the store needs, wherever it leads."""
     connection.pragma("foreign_keys", True)
     connection.row_trace = _row
     return connection

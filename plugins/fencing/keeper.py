@@ -21,7 +21,7 @@ from typing import IO, Any
 from middlewared.lines import LineConnection, LineError, LineServer
 from middlewared.plugins.fencing.guard import Guard
 from middlewared.plugins.fencing.logic import HOST_IDS
-from middlewared.plugins.fencing.memory import Memory
+from middlewared.plugins.fencing.memory import FileMemory, Memory
 from middlewared.plugins.fencing.reset import ConsoleReset, Reset, SysrqReset
 from middlewared.plugins.fencing.simulated import ShelfSource
 from middlewared.plugins.fencing.transport import DiskSource
@@ -34,14 +34,14 @@ log = logging.getLogger("fenced")
 class Keeper:
     """The guard, and its door: nothing that arrives is answered before the guard says what it believes is proven."""
 
-    def __init__(self, settings: Settings, source: DiskSource, reset: Reset) -> None:
+    def __init__(self, settings: Settings, source: DiskSource, reset: Reset, memory: Memory) -> None:
         self._socket = Path(settings.fence.socket)
         self._server = LineServer(self._handle)
         self.guard = Guard(
             settings.fence,
             settings.fence.host_id or HOST_IDS[settings.node],
             source,
-            memory=Memory(Path(settings.run_dir) / "fenced.json"),
+            memory=memory,
             reset=reset.reset,
             publish=self._publish,
         )
@@ -90,7 +90,8 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    keeper = Keeper(settings, _source(settings), _reset(settings))
+    memory = FileMemory(Path(settings.run_dir) / "fenced.json")
+    keeper = Keeper(settings, _source(settings), _reset(settings), memory)
     await keeper.start()
     log.info("ready")
     told = asyncio.create_task(ended.wait())

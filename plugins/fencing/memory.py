@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +16,24 @@ class Tenure:
     serials: tuple[str, ...]
 
 
-class Memory:
+class Memory(Protocol):
+    """Survives the process; never the boot."""
+
+    def load(self) -> Tenure | None:
+        """None: nothing is held by this controller since it booted. Raises ValueError when it holds no tenure."""
+
+    def save(self, host_id: int, floor: int, serials: tuple[str, ...]) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+class FileMemory:
     """A small file in run_dir, which the boot empties. Not synced: it must not survive the machine."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> Tenure | None:
-        """None: nothing is held by this controller since it booted. Raises ValueError when the file is no tenure."""
         try:
             data = json.loads(self._path.read_text())
         except FileNotFoundError:

@@ -1,0 +1,199 @@
+"""The way of SCSI commands from the controllers to the shelf, with its delays and everything that can go wrong on it.
+
+The shelf itself is the lab's (middlewared.lab.shelf): the same reservations, queues and unit attentions.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from middlewared.lab.blocks import BlockDevices, BlockError, Lun
+from middlewared.lab.shelf import QueuedWrite, Shelf
+from middlewared.plugins.fencing import scsi
+from middlewared.plugins.fencing.scsi import Opcode, Reply
+from middlewared.plugins.fencing.transport import Disk, TransportError
+
+if TYPE_CHECKING:
+    from tests.simulator.loop import VirtualLoop
+
+_BLOCK_TIMEOUT_MS = 1000
+_UNSENT_SHARE = 0.2  # of all commands: a freeze may hit before they leave the machine
+
+
+class Fabric:
+    """Carries commands. What has left a machine arrives, whatever becomes of the machine."""
+
+    def __init__(self, loop: "VirtualLoop", shelf: Shelf, rng: random.Random, latency_ms: float) -> None:
+        self._loop = loop
+        self._rng = rng
+        self.shelf = shelf
+        self.latency_ms = latency_ms
+        self.cut: set[str] = set()  # controllers whose cable to the shelf is out
+        self.slow_ms: dict[str, float] = {}  # by controller
+        self.hung: set[int] = set()  # disks that answer nobody
+        self.pulled: set[int] = set()
+        self.refusing: set[int] = set()  # disks that refuse every PERSISTENT RESERVE OUT
+        self.on_landed: Callable[[str, int, int], None] = lambda node, lun, tenure: None
+        self.on_command: Callable[[], None] = lambda: None
+        self._watchers: list[Callable[[], None]] = []
+
+    def luns(self, node: str) -> list[int]:
+        """What a controller sees."""
+        return [] if node in self.cut else [disk.lun for disk in self.shelf.disks if disk.lun not in self.pulled]
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Called when what the controllers see has changed."""
+        self._watchers.append(watcher)
+
+    def changed(self) -> None:
+        for watcher in list(self._watchers):
+            watcher()
+
+    async def command(self, node: str, lun: int, cdb: bytes, data: bytes, timeout_ms: int, tenure: int = 0) -> Reply:
+        """Raises TransportError: no answer in time, or the disk is not there."""
+        loop = self._loop
+        if self._rng.random() < _UNSENT_SHARE:
+            await asyncio.sleep(self.latency_ms / 4000)
+        answer: asyncio.Future[Reply] = loop.create_future()
+        loop.call_later(self._delay_s(node), self._arrive, node, lun, cdb, data, tenure, answer, context=loop.world)
+        return await self._answered(answer, lun, timeout_ms)
+
+    async def lun_reset(self, node: str, lun: int, timeout_ms: int) -> None:
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        self._loop.call_later(self._delay_s(node), self._reset, node, lun, answer, context=self._loop.world)
+        await self._answered(answer, lun, timeout_ms)
+
+    async def _answered(self, answer: "asyncio.Future[Reply]", lun: int, timeout_ms: int) -> Reply:
+        timer = self._loop.call_later(timeout_ms / 1000, _expire, answer, lun, timeout_ms)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    def _delay_s(self, node: str) -> float:
+        """Half the way, in seconds."""
+        return (self.latency_ms * (0.5 + self._rng.random()) / 2 + self.slow_ms.get(node, 0.0) / 2) / 1000
+
+    def _silent(self, node: str, lun: int) -> bool:
+        return node in self.cut or lun in self.hung
+
+    def _arrive(
+        self, node: str, lun: int, cdb: bytes, data: bytes, tenure: int, answer: "asyncio.Future[Reply]"
+    ) -> None:
+        if self._silent(node, lun):
+            return
+        if lun in self.pulled:
+            self._reply(node, lun, answer, TransportError(f"disk {lun} is not there"))
+            return
+        if lun in self.refusing and cdb[0] == Opcode.PERSISTENT_RESERVE_OUT:
+            sense = scsi.fixed_sense(scsi.INTERNAL_TARGET_FAILURE)
+            self._reply(node, lun, answer, Reply(scsi.Status.CHECK_CONDITION, sense))
+            return
+        result = self.shelf.submit(node, lun, cdb, data)
+        if cdb[0] == Opcode.PERSISTENT_RESERVE_OUT:
+            self.on_command()
+        if isinstance(result, QueuedWrite):
+            self._loop.call_later(self._delay_s(node), self._land, result, tenure, answer, context=self._loop.world)
+        else:
+            self._reply(node, lun, answer, result)
+
+    def _land(self, write: QueuedWrite, tenure: int, answer: "asyncio.Future[Reply]") -> None:
+        """The medium takes a queued write, unless it was aborted meanwhile."""
+        reply = self.shelf.complete(write)
+        if reply is not None:
+            self.on_landed(write.initiator, write.lun, tenure)
+        self._reply(write.initiator, write.lun, answer, reply or Reply(scsi.Status.TASK_ABORTED))
+
+    def _reset(self, node: str, lun: int, answer: "asyncio.Future[Reply]") -> None:
+        if not self._silent(node, lun):
+            self.shelf.lun_reset(node, lun)
+            self._reply(node, lun, answer, Reply(scsi.Status.GOOD))
+
+    def _reply(self, node: str, lun: int, answer: "asyncio.Future[Reply]", what: Reply | TransportError) -> None:
+        loop = self._loop
+        loop.call_later(self._delay_s(node), self._answer, node, lun, answer, what, context=loop.world)
+
+    def _answer(self, node: str, lun: int, answer: "asyncio.Future[Reply]", what: Reply | TransportError) -> None:
+        if answer.done() or self._silent(node, lun):
+            return
+        if isinstance(what, Reply):
+            answer.set_result(what)
+        else:
+            answer.set_exception(what)
+
+
+def _expire(answer: "asyncio.Future[Reply]", lun: int, timeout_ms: int) -> None:
+    if not answer.done():
+        answer.set_exception(TransportError(f"disk {lun}: no answer within {timeout_ms} ms"))
+
+
+class Path:
+    """The keeper's way to one disk (fencing.transport.Transport)."""
+
+    def __init__(self, fabric: Fabric, node: str, lun: int, serial: str) -> None:
+        self._fabric = fabric
+        self._node = node
+        self._lun = lun
+        self.serial = serial
+
+    async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
+        return await self._fabric.command(self._node, self._lun, cdb, data, timeout_ms)
+
+    async def lun_reset(self, timeout_ms: int) -> None:
+        await self._fabric.lun_reset(self._node, self._lun, timeout_ms)
+
+
+class Source:
+    """The disks as one controller's keeper sees them (fencing.transport.DiskSource)."""
+
+    def __init__(self, fabric: Fabric, node: str) -> None:
+        self._fabric = fabric
+        self._node = node
+        self._all = {
+            disk.lun: Disk(disk.serial, (Path(fabric, node, disk.lun, disk.serial),)) for disk in fabric.shelf.disks
+        }
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def disks(self) -> Mapping[str, Disk]:
+        seen = (self._all[lun] for lun in self._fabric.luns(self._node))
+        return {disk.serial: disk for disk in seen}
+
+    def on_change(self, listener: Callable[[], None]) -> None: ...
+
+
+class Blocks(BlockDevices):
+    """The disks as one controller's kernel sees them. `tenure` marks its writes for the oracles."""
+
+    def __init__(self, fabric: Fabric, node: str, on_luns: Callable[[], None]) -> None:
+        self._fabric = fabric
+        self._node = node
+        self._on_luns = on_luns
+        self.luns: tuple[Lun, ...] = ()
+        self.tenure = 0
+
+    async def start(self) -> None:
+        self.look_now()
+
+    async def stop(self) -> None: ...
+
+    async def look(self) -> None:
+        self.look_now()
+
+    def look_now(self) -> None:
+        rows = {disk.lun: disk for disk in self._fabric.shelf.disks}
+        self._see(
+            [
+                {"lun": lun, "serial": rows[lun].serial, "size_bytes": rows[lun].size_bytes}
+                for lun in self._fabric.luns(self._node)
+            ]
+        )
+
+    async def _send(self, lun: int, cdb: bytes, data: bytes) -> Reply:
+        try:
+            return await self._fabric.command(self._node, lun, cdb, data, _BLOCK_TIMEOUT_MS, self.tenure)
+        except TransportError as error:
+            raise BlockError(f"disk {lun}: {error}") from error

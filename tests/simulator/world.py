@@ -1,0 +1,211 @@
+"""The world: two controllers, a shelf, wires and time. Faults change it (faults.py); oracles watch it (oracles.py)."""
+
+import dataclasses
+import itertools
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+from middlewared.bus import Event as BusEvent
+from middlewared.lab.files import _fill
+from middlewared.lab.places import LAN_LINKS, NODES
+from middlewared.lab.pool import RING_LBA, label
+from middlewared.lab.shelf import Shelf, ShelfDisk
+from middlewared.plugins.failover.runner import Runner
+from middlewared.settings import FenceSettings
+from middlewared.store.database import Store
+from tests.simulator.controller import Controller, Daemon
+from tests.simulator.fabric import Fabric
+from tests.simulator.loop import Process, VirtualLoop
+from tests.simulator.network import HEARTBEAT, Network
+from tests.simulator.oracles import Oracles
+
+_numbers = itertools.count(1)
+_DISK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Shape:
+    """What the seed draws of the hardware."""
+
+    disks: int = 4
+    disk_latency_ms: float = 0.5
+    network_latency_ms: float = 0.2
+    boot_ms: float = 2000.0
+    sentinels: int = 2
+
+
+class World:
+    """Two controllers in virtual time. `note` writes the log of the run."""
+
+    def __init__(self, seed: int, shape: Shape = Shape()) -> None:  # noqa: B008  frozen
+        self.seed = seed
+        self.shape = shape
+        self.name = f"w{next(_numbers)}"
+        self.rng = random.Random(seed)
+        self.loop = VirtualLoop()
+        self.boot_ms = shape.boot_ms
+        self.log: list[tuple[float, str]] = []
+        self.on_note: Callable[[float, str], None] = lambda at_s, text: self.log.append((at_s, text))
+        self.links_down: set[str] = set()
+        self.unplugged: set[str] = set()  # controllers that stay off
+        self.wall_offset_s = 0.0
+        self.skipped_s = 0.0
+        disks = [ShelfDisk(lun, f"D{lun:02d}", _DISK_BYTES) for lun in range(shape.disks)]
+        self.shelf = Shelf(disks, now_ms=lambda: int(self.loop.now_s * 1000))
+        self.fabric = Fabric(self.loop, self.shelf, self.rng, shape.disk_latency_ms)
+        self.fabric.watch(self._disks_changed)
+        self.network = Network(self.loop, self.rng, shape.network_latency_ms)
+        self.network.on_advert = lambda node, nic, advert: self.controllers[node].hear_advert(nic, advert)
+        self.oracles = Oracles(self)
+        self.loop.on_error = self.oracles.crashed
+        fence = FenceSettings(sentinels=min(shape.sentinels, shape.disks))
+        self.controllers = {node: Controller(self, node, fence) for node in NODES}
+        self._format()
+
+    # ------------------------------------------------------------------------------------------ life
+
+    def _format(self) -> None:
+        """A pool on the disks and the pair's configuration on both boot disks, as after installation."""
+        for disk in self.shelf.disks:
+            unit = self.shelf._units[disk.lun]
+            unit.blocks[0] = label(disk.lun, self.shape.disks)
+            unit.blocks[RING_LBA] = b"{}".ljust(512, b"\0")
+        process = Process(self.loop, "installer")
+        for node in NODES:
+            process.start(self._install(self.controllers[node]))
+        self.run_ms(1)
+        process.kill()
+
+    async def _install(self, controller: Controller) -> None:
+        store = await Store.open(_STORE, controller.disk.connect)
+        await store.write(_fill)
+        await store.begin_epoch()
+        await store.close()
+
+    def power_on(self) -> None:
+        for controller in self.controllers.values():
+            controller.power_on()
+
+    def close(self) -> None:
+        """Nothing runs any more; the memory is given back."""
+        self.loop.on_error = lambda text: None
+        for controller in self.controllers.values():
+            for name in ("kernel", "keeper", "daemon"):
+                process = controller.process(name)
+                if process is not None:
+                    process.kill()
+            controller.disk.close()
+
+    def run_ms(self, duration_ms: float) -> None:
+        self.loop.run_until(self.loop.now_s + duration_ms / 1000)
+
+    def later(self, delay_ms: float, callback: Callable[..., Any], *args: Any) -> Any:
+        """Call back as the world, not as the process that asks."""
+        return self.loop.call_later(delay_ms / 1000, callback, *args, context=self.loop.world)
+
+    @property
+    def now_s(self) -> float:
+        """Since the start, skipped time included."""
+        return self.loop.now_s - 1000.0 + self.skipped_s
+
+    def wall_s(self) -> float:
+        return 1_700_000_000 + self.now_s + self.wall_offset_s
+
+    def note(self, text: str) -> None:
+        self.on_note(self.now_s, text)
+
+    # ------------------------------------------------------------------------------------------ what happens in it
+
+    def attach(self, daemon: Daemon) -> None:
+        """Listen to what the engine of a new daemon does."""
+        node, failover = daemon.controller.node, daemon.failover
+        assert failover is not None
+        runner: Runner = failover.controller.runner
+        told = runner._on_step
+
+        def on_step(before: Any, after: Any) -> None:
+            if before.role is not after.role or before.phase is not after.phase:
+                why = after.error or after.cause
+                self.note(f"{node}: {before.role} -> {after.role} {after.phase or ''} ({why})")
+            told(before, after)
+            if before.role is not after.role:
+                self.oracles.role_changed(node, before.role, after.role)
+
+        runner._on_step = on_step
+
+    def on_bus(self, node: str, event: BusEvent) -> None:
+        if event.collection in ("failover.status", "failover.disabled.reasons"):
+            self.note(f"{node}: {json.dumps(event.fields)}")
+            self.oracles.verdict_changed(node)
+
+    def network_changed(self) -> None:
+        """Addresses or filters moved, or a controller went dark."""
+        for controller in self.controllers.values():
+            controller.tell_links()
+        self.oracles.traffic()
+
+    def _disks_changed(self) -> None:
+        for controller in self.controllers.values():
+            controller.tell_disks()
+
+    def link(self, name: str, *, up: bool) -> None:
+        """A cable: both directions and the carrier. `heartbeat`, `lan-a`, …, `disks-a`, …"""
+        if name.startswith("disks-"):
+            node = name[-1]
+            (self.fabric.cut.discard if up else self.fabric.cut.add)(node)
+            self.fabric.changed()
+            return
+        (self.links_down.discard if up else self.links_down.add)(name)
+        ends = [(HEARTBEAT, node) for node in NODES] if name == HEARTBEAT else [(LAN_LINKS[name][1], n) for n in NODES]
+        for end in ends:
+            (self.network.cut.discard if up else self.network.cut.add)(end)
+        if not up or name != HEARTBEAT:  # the segment works only while both its cables do
+            for other, (_, nic) in LAN_LINKS.items():
+                if other in self.links_down:
+                    self.network.cut.update((nic, node) for node in NODES)
+        self.network_changed()
+        if up:
+            self.network.healed()
+
+    # ------------------------------------------------------------------------------------------ to look at
+
+    def role(self, node: str) -> str:
+        """The engine's role, or what is instead of an engine."""
+        controller = self.controllers[node]
+        if not controller.powered:
+            return "OFF"
+        daemon = controller.daemon
+        if daemon is None or daemon.failover is None:
+            return "STARTING"
+        return str(daemon.failover.controller.runner.state.role)
+
+    def master(self) -> str | None:
+        masters = [node for node in NODES if self.role(node) == "MASTER"]
+        return masters[0] if len(masters) == 1 else None
+
+    def reasons(self, node: str) -> list[str] | None:
+        """As the API would answer; None while nobody answers."""
+        daemon = self.controllers[node].daemon
+        if not self.controllers[node].powered or daemon is None or daemon.failover is None:
+            return None
+        return list(daemon.failover.controller.publisher.reasons)
+
+    def status(self, node: str) -> str | None:
+        daemon = self.controllers[node].daemon
+        if not self.controllers[node].powered or daemon is None or daemon.failover is None:
+            return None
+        return str(daemon.failover.controller.publisher.status)
+
+    def serves(self, node: str) -> bool:
+        """Clients reach the virtual address there: it has the address, and lets traffic in."""
+        controller = self.controllers[node]
+        if not controller.powered or controller.frozen or controller.kernel is None:
+            return False
+        return controller.kernel.firewall_allowed and bool(controller.serving)
+
+
+from pathlib import Path  # noqa: E402
+
+_STORE = Path("/store.db")
