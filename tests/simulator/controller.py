@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,9 +158,12 @@ class Controller:
         self.daemon: Daemon | None = None
         self.memory = BootMemory()
         self.boots = 0
+        self.stopped: dict[str, Process] = {}  # processes that a fault made stand still
         self._processes: dict[str, Process] = {}
+        self._born: dict[str, float] = {}
         self._server: LineServer | None = None
         self._blocks: Blocks | None = None
+        self._allowed = False
         self._restart_ms: dict[str, float] = {}
         self._timers: list[Any] = []
 
@@ -183,7 +185,7 @@ class Controller:
         )
         self.kernel = Kernel(self.node, f"{self.node}-boot-{self.boots}", self, blocks)
         self._server = LineServer(self._handle)
-        self.kernel.power_on("default", self.links(), self.properties)
+        self.kernel.power_on(self.world.pools, self.links(), self.properties)
         await self._server.start(Path(self.settings.machine))
         self._start_keeper()
         self._start_daemon()
@@ -202,8 +204,9 @@ class Controller:
         for process in self._processes.values():
             process.kill()
         self._processes.clear()
+        self.stopped.clear()
         self.kernel = self.keeper = self.daemon = None
-        self.serving = {}
+        self.serving, self._allowed = {}, False
         self.world.network_changed()
 
     def reset(self, reason: str) -> None:
@@ -247,6 +250,7 @@ class Controller:
         lived_s = self.world.loop.time() - self._born[name]
         process.kill()
         del self._processes[name]
+        self.stopped.pop(name, None)
         setattr(self, name, None)
         pause_ms = _RESTART_MS_MIN if lived_s > _STEADY_S else self._restart_ms.get(name, _RESTART_MS_MIN)
         self._restart_ms[name] = min(pause_ms * 2, _RESTART_MS_MAX)
@@ -259,10 +263,6 @@ class Controller:
         if self.frozen:
             process.freeze()
         return process
-
-    @property
-    def _born(self) -> dict[str, float]:
-        return self.__dict__.setdefault("_births", {})
 
     def _start_keeper(self) -> None:
         if not self.powered or self.halting or not self.properties["keeper"] or "keeper" in self._processes:
@@ -303,6 +303,9 @@ class Controller:
         self, held: dict[str, list[str]], firewall_allowed: bool, announce: list[tuple[str, str]]
     ) -> None:
         self.serving = {nic: addresses for nic, addresses in held.items() if addresses}
+        if firewall_allowed and not self._allowed:
+            self.world.oracles.opened(self.node)
+        self._allowed = firewall_allowed
         self.world.network_changed()
         await asyncio.sleep(0)
 
@@ -350,6 +353,11 @@ class Controller:
             self.keeper = None
         else:
             self._start_keeper()
+
+    def tell_pools(self) -> None:
+        process = self._processes.get("kernel")
+        if process is not None and self.kernel is not None:
+            process.call_soon(self.kernel.follow_pools, self.world.pools)
 
     def tell_disks(self) -> None:
         process = self._processes.get("kernel")

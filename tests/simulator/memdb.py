@@ -4,24 +4,45 @@ from pathlib import Path
 
 import apsw
 
+from middlewared.store.database import Position
+
+_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+
 
 class MemoryDisk:
-    """One controller's own disk: its store, its kept copies, what the keeper remembers of this boot."""
+    """One controller's own disk: its store, and the copies that were set aside."""
 
     def __init__(self, name: str) -> None:
         self._uri = f"file:/{name}?vfs=memdb"
-        self._flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-        self._anchor = apsw.Connection(self._uri, flags=self._flags)  # the database lives as long as a connection
+        self._anchor = apsw.Connection(self._uri, flags=_FLAGS)  # the database lives as long as a connection to it
+        self._kept: list[bytes] = []
 
     def connect(self, path: Path) -> apsw.Connection:
         """A connection to the store (store.database.Connect)."""
-        connection = apsw.Connection(self._uri, flags=self._flags)
+        connection = apsw.Connection(self._uri, flags=_FLAGS)
         connection.set_busy_timeout(0)  # one thread: whoever waited here would wait for ever
         return connection
 
-    def query(self, sql: str) -> list[tuple[object, ...]]:
-        """What is on the disk, for the oracles."""
-        return list(self._anchor.execute(sql))
+    def keep(self, image: bytes, position: Position) -> str:
+        """Set a copy aside; its name."""
+        self._kept.append(image)
+        return f"kept {position.epoch}-{position.seq}"
+
+    def names(self) -> set[str]:
+        """What the writer's changes left, in the store and in what was set aside."""
+        found = _names(self._anchor)
+        for image in self._kept:
+            patched = bytearray(image)
+            patched[18:20] = b"\x01\x01"
+            copy = apsw.Connection(":memory:")
+            copy.deserialize("main", bytes(patched))
+            found |= _names(copy)
+            copy.close()
+        return found
 
     def close(self) -> None:
         self._anchor.close()
+
+
+def _names(connection: apsw.Connection) -> set[str]:
+    return {str(row[0]) for row in connection.execute("SELECT name FROM privilege")}

@@ -29,7 +29,8 @@ class Network:
         self._loop = loop
         self._rng = rng
         self.latency_ms = latency_ms
-        self.cut: set[tuple[str, str]] = set()  # (wire, sender): this direction loses everything
+        self.cut: set[tuple[str, str]] = set()  # (wire, sender): a cable is out
+        self.lossy: set[tuple[str, str]] = set()  # (wire, sender): this direction alone loses everything
         self.slow_ms: dict[str, float] = {}  # by wire
         self.shuffled: set[str] = set()  # wires whose datagrams may overtake one another
         self.wires: dict[str, Wire] = {}  # the peer link's two ends, by controller
@@ -42,7 +43,7 @@ class Network:
         return delay_ms / 1000
 
     def passes(self, wire: str, sender: str) -> bool:
-        return (wire, sender) not in self.cut
+        return (wire, sender) not in self.cut and (wire, sender) not in self.lossy
 
     def send_advert(self, sender: str, nic: str, advert: dict[str, Any]) -> None:
         """One VRRP advert on its way; lost if the wire is cut when it arrives."""

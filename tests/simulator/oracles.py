@@ -1,35 +1,142 @@
-"""What must hold, whatever the engine believes. Apart from it: they look at disks, kernels, traffic and copies."""
+"""What must hold, whatever the engine believes. They look at disks, kernels, traffic and copies, never at the engine's
+opinion of them.
+
+O0  no program fails
+O1  never two writers: each accepted write comes from the controller that holds the disk's reservation (or held it last,
+    if the target has forgotten), and no write of an older import lands after one of a newer
+O2  who lost the disks, or imported without them, is reset within RESET_MS of its running time
+O3  traffic is let in only where the disks are held and the pool is imported, and never in two places for long
+O4  an acknowledged change of the configuration is never lost
+O5  empty reasons mean that the MASTER's death leads to a takeover (rehearse.py asks, in a forked world)
+O6  after the heal there is exactly one MASTER within the bound, and it stays
+O7  trouble on the standby's side, and daemon restarts, never depose a MASTER
+"""
 
 from typing import TYPE_CHECKING, Any
+
+from middlewared.lab.places import NODES
+from middlewared.plugins.fencing.logic import HOST_IDS
+from middlewared.plugins.fencing.scsi_pr import host_of
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
+RESET_MS = 2500.0  # lost_ms, the sweep that finds it, and the keeper's slowest proof, with the keeper running
+TWICE_MS = 2500.0  # of two open firewalls: the same bound, seen from outside
+WATCH_MS = 50.0
+_NODE_OF = {HOST_IDS["A"]: "a", HOST_IDS["B"]: "b"}
+
 
 class Oracles:
+    """Told of events by the world, and looking around every WATCH_MS."""
+
     def __init__(self, world: "World") -> None:
         self._world = world
-        self._tenure = 0
+        self._tenures = 0
+        self._tenure_on: dict[int, int] = {}  # by disk: the newest import that wrote there
+        self._holder_on: dict[int, str] = {}  # by disk: whose reservation was seen last
+        self._unfit_ms = dict.fromkeys(NODES, 0.0)
+        self._open_ms = dict.fromkeys(NODES, 0.0)
+        self._twice_ms = 0.0
         self.violation = ""  # the first rule that was broken, and how
+        self.protected: str | None = None  # O7: this MASTER may not change
+        self.changes: list[tuple[float, str, str, str]] = []
+        self.resets = 0
+        self.writes = 0
+
+    def start(self) -> None:
+        self._world.later(WATCH_MS, self._watch)
 
     def fail(self, rule: str, text: str) -> None:
         """Ends the run."""
         if not self.violation:
-            self.violation = f"{rule}: {text}"
+            self.violation = f"{rule} {text}"
             self._world.note(f"VIOLATION {self.violation}")
             self._world.loop.stop()
 
     def crashed(self, text: str) -> None:
         self.fail("O0", f"a program failed: {text}")
 
-    def was_reset(self, node: str) -> None: ...
+    # ------------------------------------------------------------------------------------------ O1
 
     def next_tenure(self, node: str) -> int:
-        self._tenure += 1
-        return self._tenure
+        """An import begins: its writes are newer than those of all imports before."""
+        self._tenures += 1
+        return self._tenures
 
-    def role_changed(self, node: str, before: Any, after: Any) -> None: ...
+    def reserved(self) -> None:
+        """A reservation command was done: remember who holds what."""
+        for disk in self._world.shelf.disks:
+            key = self._world.shelf.reservations(disk.lun).holder_key
+            if key:
+                self._holder_on[disk.lun] = _NODE_OF[host_of(key)]
 
-    def verdict_changed(self, node: str) -> None: ...
+    def landed(self, node: str, lun: int, tenure: int) -> None:
+        """A write was accepted by the medium."""
+        self.writes += 1
+        kept = self._world.shelf.reservations(lun)
+        holder = _NODE_OF[host_of(kept.holder_key)] if kept.holder_key else self._holder_on.get(lun)
+        if holder != node:
+            self.fail("O1", f"disk {lun} accepted a write of {node}, but {holder} holds it")
+        newest = self._tenure_on.get(lun, 0)
+        if tenure < newest:
+            self.fail("O1", f"disk {lun} accepted a write of import {tenure} of {node} after one of import {newest}")
+        self._tenure_on[lun] = max(tenure, newest)
 
-    def traffic(self) -> None: ...
+    # ------------------------------------------------------------------------------------------ O2, O3
+
+    def holds(self, node: str) -> bool:
+        """More than half of the disks that answer are reserved by this controller, or forgot that they were."""
+        world = self._world
+        disks = [disk.lun for disk in world.shelf.disks]
+        mine = sum(self._holder_on.get(lun) == node for lun in disks)
+        return mine * 2 > len(disks)
+
+    def _watch(self) -> None:
+        world = self._world
+        world.later(WATCH_MS, self._watch)
+        serving = [node for node in NODES if world.serves(node)]
+        for node in NODES:
+            self._watch_one(node, node in serving)
+        self._twice_ms = self._twice_ms + WATCH_MS if len(serving) == 2 else 0.0
+        if self._twice_ms > TWICE_MS:
+            self.fail("O3", f"clients reach both controllers for {self._twice_ms:.0f} ms")
+        world.look_at_verdict()
+
+    def _watch_one(self, node: str, serving: bool) -> None:
+        controller = self._world.controllers[node]
+        kernel, keeper = controller.kernel, controller.process("keeper")
+        running = controller.powered and not controller.frozen and keeper is not None and not keeper.stops
+        imported = kernel is not None and kernel.pool.imported
+        if not imported or self.holds(node):
+            self._unfit_ms[node] = 0.0
+        elif running:
+            self._unfit_ms[node] += WATCH_MS
+        if self._unfit_ms[node] > RESET_MS:
+            self.fail("O2", f"{node} has the pool imported without holding the disks, and was not reset")
+        unfit = serving and not (imported and self.holds(node))
+        self._open_ms[node] = self._open_ms[node] + WATCH_MS if unfit and running else 0.0
+        if self._open_ms[node] > RESET_MS:
+            self.fail("O3", f"{node} lets traffic in without holding the disks or without the pool")
+
+    def opened(self, node: str) -> None:
+        """The firewall lets traffic in from this instant."""
+        kernel = self._world.controllers[node].kernel
+        if kernel is None or not kernel.pool.imported:
+            if kernel is not None and not kernel.pools():
+                return  # there are no pools at all: nothing to protect
+            self.fail("O3", f"{node} opens without the pool")
+        elif not self.holds(node):
+            self.fail("O3", f"{node} opens without holding the disks")
+
+    def was_reset(self, node: str) -> None:
+        self.resets += 1
+
+    # ------------------------------------------------------------------------------------------ O6, O7
+
+    def role_changed(self, node: str, before: Any, after: Any) -> None:
+        self.changes.append((self._world.now_s, node, str(before), str(after)))
+        if str(after) == "MASTER":
+            self._world.last_master = node
+        if self.protected == node and str(before) == "MASTER":
+            self.fail("O7", f"{node} was an untroubled MASTER, and becomes {after}")

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from middlewared.bus import Event as BusEvent
@@ -12,7 +13,10 @@ from middlewared.lab.files import _fill
 from middlewared.lab.places import LAN_LINKS, NODES
 from middlewared.lab.pool import RING_LBA, label
 from middlewared.lab.shelf import Shelf, ShelfDisk
+from middlewared.plugins.failover.actions import Action
+from middlewared.plugins.failover.events import Event
 from middlewared.plugins.failover.runner import Runner
+from middlewared.plugins.failover.state import State
 from middlewared.settings import FenceSettings
 from middlewared.store.database import Store
 from tests.simulator.controller import Controller, Daemon
@@ -20,9 +24,11 @@ from tests.simulator.fabric import Fabric
 from tests.simulator.loop import Process, VirtualLoop
 from tests.simulator.network import HEARTBEAT, Network
 from tests.simulator.oracles import Oracles
+from tests.simulator.writer import Writer
 
 _numbers = itertools.count(1)
 _DISK_BYTES = 1 << 20
+_STORE = Path("/store.db")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ class Shape:
 class World:
     """Two controllers in virtual time. `note` writes the log of the run."""
 
-    def __init__(self, seed: int, shape: Shape = Shape()) -> None:  # noqa: B008  frozen
+    def __init__(self, seed: int, shape: Shape = Shape()) -> None:
         self.seed = seed
         self.shape = shape
         self.name = f"w{next(_numbers)}"
@@ -48,9 +54,13 @@ class World:
         self.boot_ms = shape.boot_ms
         self.log: list[tuple[float, str]] = []
         self.on_note: Callable[[float, str], None] = lambda at_s, text: self.log.append((at_s, text))
+        self.on_engine: Callable[[str, Event | Action], None] = lambda node, what: None
+        self.pools = "default"
+        self.last_master = "a"
         self.links_down: set[str] = set()
         self.unplugged: set[str] = set()  # controllers that stay off
         self.wall_offset_s = 0.0
+        self._verdict_since = dict.fromkeys(NODES, 0.0)
         self.skipped_s = 0.0
         disks = [ShelfDisk(lun, f"D{lun:02d}", _DISK_BYTES) for lun in range(shape.disks)]
         self.shelf = Shelf(disks, now_ms=lambda: int(self.loop.now_s * 1000))
@@ -59,6 +69,10 @@ class World:
         self.network = Network(self.loop, self.rng, shape.network_latency_ms)
         self.network.on_advert = lambda node, nic, advert: self.controllers[node].hear_advert(nic, advert)
         self.oracles = Oracles(self)
+        self.writer = Writer(self)
+        self.fabric.on_landed = self.oracles.landed
+        self.fabric.on_command = self.oracles.reserved
+        self.oracles.start()
         self.loop.on_error = self.oracles.crashed
         fence = FenceSettings(sentinels=min(shape.sentinels, shape.disks))
         self.controllers = {node: Controller(self, node, fence) for node in NODES}
@@ -123,28 +137,37 @@ class World:
         node, failover = daemon.controller.node, daemon.failover
         assert failover is not None
         runner: Runner = failover.controller.runner
-        told = runner._on_step
+        stepped, did, posted = runner._on_step, runner._act, runner._step
 
-        def on_step(before: Any, after: Any) -> None:
+        def on_step(before: State, after: State) -> None:
             if before.role is not after.role or before.phase is not after.phase:
-                why = after.error or after.cause
-                self.note(f"{node}: {before.role} -> {after.role} {after.phase or ''} ({why})")
-            told(before, after)
+                self.note(f"{node}: {before.role} -> {after.role} {after.phase or ''} ({after.error or after.cause})")
+            stepped(before, after)
             if before.role is not after.role:
                 self.oracles.role_changed(node, before.role, after.role)
 
-        runner._on_step = on_step
+        def act(action: Action) -> None:
+            self.on_engine(node, action)
+            did(action)
+
+        def step(event: Event) -> None:
+            self.on_engine(node, event)
+            posted(event)
+
+        runner._on_step, runner._act, runner._step = on_step, act, step  # type: ignore[method-assign]
 
     def on_bus(self, node: str, event: BusEvent) -> None:
         if event.collection in ("failover.status", "failover.disabled.reasons"):
             self.note(f"{node}: {json.dumps(event.fields)}")
-            self.oracles.verdict_changed(node)
+            self._verdict_since[node] = self.now_s
+
+    def look_at_verdict(self) -> None:
+        """The instant to rehearse a death, if the run wants to (run.py)."""
 
     def network_changed(self) -> None:
         """Addresses or filters moved, or a controller went dark."""
         for controller in self.controllers.values():
             controller.tell_links()
-        self.oracles.traffic()
 
     def _disks_changed(self) -> None:
         for controller in self.controllers.values():
@@ -204,8 +227,3 @@ class World:
         if not controller.powered or controller.frozen or controller.kernel is None:
             return False
         return controller.kernel.firewall_allowed and bool(controller.serving)
-
-
-from pathlib import Path  # noqa: E402
-
-_STORE = Path("/store.db")
