@@ -1,6 +1,6 @@
 """What can be done to the world, one line each: the vocabulary of fault plans and of tests/scenarios.
 
-WHO is a, b, master or standby (as it is at that moment); LINK is heartbeat, lan-a, lan-b, lan2-a, lan2-b, disks-a, disks-b;
+WHO is a, b, master or standby (as it is at that moment); LINK heartbeat, lan-a, lan2-a, disks-a, … -b;
 WIRE is heartbeat, eth0 or eth1; DISK is a number.
 
     kill WHO | boot WHO | freeze WHO | thaw WHO | reboot WHO    power and life of a whole controller

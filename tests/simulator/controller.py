@@ -268,10 +268,10 @@ class Controller:
         if not self.powered or self.halting or not self.properties["keeper"] or "keeper" in self._processes:
             return
         process = self._spawn("keeper")
-        self.keeper = Keeper(self.settings, Source(self.world.fabric, self.node), self, self.memory)
-        process.start(self._keep(self.keeper))
+        process.start(self._keep())
 
-    async def _keep(self, keeper: Keeper) -> None:
+    async def _keep(self) -> None:
+        keeper = self.keeper = Keeper(self.settings, Source(self.world.fabric, self.node), self, self.memory)
         await keeper.start()
         await keeper.guard.wait()
 

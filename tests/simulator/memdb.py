@@ -40,6 +40,9 @@ class MemoryDisk:
             copy.close()
         return found
 
+    def timeout_s(self) -> int:
+        return int(next(self._anchor.execute("SELECT timeout_s FROM failover_config"))[0])  # type: ignore[arg-type]
+
     def close(self) -> None:
         self._anchor.close()
 

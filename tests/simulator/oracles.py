@@ -101,7 +101,6 @@ class Oracles:
         self._twice_ms = self._twice_ms + WATCH_MS if len(serving) == 2 else 0.0
         if self._twice_ms > TWICE_MS:
             self.fail("O3", f"clients reach both controllers for {self._twice_ms:.0f} ms")
-        world.look_at_verdict()
 
     def _watch_one(self, node: str, serving: bool) -> None:
         controller = self._world.controllers[node]

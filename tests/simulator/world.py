@@ -19,6 +19,7 @@ from middlewared.plugins.failover.runner import Runner
 from middlewared.plugins.failover.state import State
 from middlewared.settings import FenceSettings
 from middlewared.store.database import Store
+from tests.simulator import commands
 from tests.simulator.controller import Controller, Daemon
 from tests.simulator.fabric import Fabric
 from tests.simulator.loop import Process, VirtualLoop
@@ -55,12 +56,12 @@ class World:
         self.log: list[tuple[float, str]] = []
         self.on_note: Callable[[float, str], None] = lambda at_s, text: self.log.append((at_s, text))
         self.on_engine: Callable[[str, Event | Action], None] = lambda node, what: None
+        self.touched_s = 0.0  # when a fault last changed anything
         self.pools = "default"
         self.last_master = "a"
         self.links_down: set[str] = set()
         self.unplugged: set[str] = set()  # controllers that stay off
         self.wall_offset_s = 0.0
-        self._verdict_since = dict.fromkeys(NODES, 0.0)
         self.skipped_s = 0.0
         disks = [ShelfDisk(lun, f"D{lun:02d}", _DISK_BYTES) for lun in range(shape.disks)]
         self.shelf = Shelf(disks, now_ms=lambda: int(self.loop.now_s * 1000))
@@ -115,6 +116,21 @@ class World:
     def run_ms(self, duration_ms: float) -> None:
         self.loop.run_until(self.loop.now_s + duration_ms / 1000)
 
+    def run_until(self, holds: Callable[[], bool], bound_ms: float, step_ms: float = 20.0) -> bool:
+        """Let time pass until something holds; False when it does not within the bound, or an oracle failed."""
+        end_s = self.loop.now_s + bound_ms / 1000
+        while not holds():
+            if self.loop.now_s >= end_s or self.oracles.violation:
+                return False
+            self.run_ms(step_ms)
+        return True
+
+    def do(self, line: str) -> None:
+        """One command (commands.py), now."""
+        self.note(f"> {line}")
+        self.touched_s = self.now_s
+        commands.run(self, line)
+
     def later(self, delay_ms: float, callback: Callable[..., Any], *args: Any) -> Any:
         """Call back as the world, not as the process that asks."""
         return self.loop.call_later(delay_ms / 1000, callback, *args, context=self.loop.world)
@@ -159,10 +175,6 @@ class World:
     def on_bus(self, node: str, event: BusEvent) -> None:
         if event.collection in ("failover.status", "failover.disabled.reasons"):
             self.note(f"{node}: {json.dumps(event.fields)}")
-            self._verdict_since[node] = self.now_s
-
-    def look_at_verdict(self) -> None:
-        """The instant to rehearse a death, if the run wants to (run.py)."""
 
     def network_changed(self) -> None:
         """Addresses or filters moved, or a controller went dark."""
@@ -220,6 +232,24 @@ class World:
         if not self.controllers[node].powered or daemon is None or daemon.failover is None:
             return None
         return str(daemon.failover.controller.publisher.status)
+
+    def answers(self, node: str) -> bool:
+        """Somebody who asked there would get an answer."""
+        controller = self.controllers[node]
+        process = controller.process("daemon")
+        return controller.powered and process is not None and not process.stops
+
+    def timeout_s(self) -> int:
+        """The administrator's patience, the larger of both copies."""
+        return max(controller.disk.timeout_s() for controller in self.controllers.values())
+
+    def why(self, node: str) -> str:
+        """What the engine says of itself, for a human."""
+        daemon = self.controllers[node].daemon
+        if daemon is None or daemon.failover is None:
+            return "no daemon"
+        state = daemon.failover.controller.runner.state
+        return f"{state.role} {state.phase or ''} {state.error or state.cause} {state.election}"
 
     def serves(self, node: str) -> bool:
         """Clients reach the virtual address there: it has the address, and lets traffic in."""

@@ -1,0 +1,90 @@
+"""`python -m tests.simulator`: many seeds, or one of them with a readable log.
+
+python -m tests.simulator --seeds 1000 [--from 1] [--time SECONDS] [--jobs 2]
+python -m tests.simulator 4711            replay one seed: its rates, its faults, and everything that happened
+python -m tests.simulator 4711 --shrink   find the few faults that suffice
+python -m tests.simulator --quiet HOURS   a pair that nothing happens to: how fast is the simulator?
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+
+from tests.simulator.run import Result, Run, run_seed
+from tests.simulator.shrink import shrink
+
+_REPORT_S = 30.0
+
+
+def main() -> int:
+    arguments = _arguments()
+    if os.environ.get("PYTHONHASHSEED") != "0":  # sets of words are walked in the same order in every run
+        os.environ["PYTHONHASHSEED"] = "0"
+        os.execv(sys.executable, [sys.executable, "-m", "tests.simulator", *sys.argv[1:]])
+    logging.disable(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None  # of coroutines of the dead, collected at the end
+    if arguments.seed is not None:
+        return replay(arguments.seed, shrinking=arguments.shrink)
+    return many(arguments.first, arguments.seeds, arguments.time, arguments.jobs)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description="two controllers in virtual time")
+    parser.add_argument("seed", type=int, nargs="?", help="replay this one, with its log")
+    parser.add_argument("--shrink", action="store_true", help="find the few faults of the seed that suffice")
+    parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many (default 100; 0: no end)")
+    parser.add_argument("--from", type=int, default=1, dest="first", metavar="SEED", help="the first one (default 1)")
+    parser.add_argument("--time", type=float, default=None, metavar="SECONDS", help="begin none after so long")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    return parser.parse_args()
+
+
+def replay(seed: int, *, shrinking: bool) -> int:
+    """One seed, aloud; or its shrunk list of faults first."""
+    faults = shrink(seed) if shrinking else None
+    run = Run(seed, faults=faults, note=lambda at_s, text: print(f"{at_s:10.3f}  {text}", flush=True))
+    print(f"seed {seed}: {run.world.shape}\n{run.plan.describe()}")
+    for fault in run.plan.faults:
+        print(f"    {fault}")
+    result = run.go()
+    print(f"{result.violation or 'clean'}: {result.simulated_s:.1f} s in {result.real_s:.2f} s", flush=True)
+    return 1 if result.violation else 0
+
+
+def many(first: int, count: int, limit_s: float | None, jobs: int) -> int:
+    """Seeds from `first` on; a line for each that breaks a rule, and what it all came to."""
+    began_s = said_s = time.monotonic()
+    simulated_s = 0.0
+    done, broken = 0, []
+    seeds = iter(range(first, first + count) if count else range(first, sys.maxsize))
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=200) as pool:
+        waiting: set[Future[Result]] = set()
+        while True:
+            late = limit_s is not None and time.monotonic() - began_s > limit_s
+            while len(waiting) < 2 * jobs and not late and (seed := next(seeds, None)) is not None:
+                waiting.add(pool.submit(run_seed, seed))
+            if not waiting:
+                break
+            ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in ended:
+                result = future.result()
+                done += 1
+                simulated_s += result.simulated_s
+                if result.violation:
+                    broken.append(result.seed)
+                    print(f"seed {result.seed}: {result.violation}", flush=True)
+            if time.monotonic() - said_s > _REPORT_S:
+                said_s = time.monotonic()
+                print(f"… {done} seeds, {len(broken)} broken, {said_s - began_s:.0f} s", flush=True)
+    real_s = time.monotonic() - began_s
+    print(f"{done} seeds, {simulated_s / 3600:.1f} simulated hours in {real_s:.0f} s: {len(broken)} broken")
+    for seed in broken[:20]:
+        print(f"    python -m tests.simulator {seed}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

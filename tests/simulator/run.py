@@ -1,0 +1,184 @@
+"""One seed: a safety phase with faults, then everything heals, and a liveness phase. The answer is a Result."""
+
+import dataclasses
+import gc
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from tests.simulator import rehearse
+from tests.simulator.faults import Fault, Plan, draw_plan
+from tests.simulator.oracles import WATCH_MS
+from tests.simulator.world import Shape, World
+
+SETTLE_MS = 2000.0
+LIVE_MS = 30_000.0  # after the heal: boot, restarts of units, standing aside, a retry after an error
+STAY_MS = 15_000.0
+REHEARSALS = 3
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """How a seed went. `violation` is empty when every oracle was content."""
+
+    seed: int
+    violation: str
+    simulated_s: float
+    real_s: float
+    rehearsals: int
+    role_changes: int
+    resets: int
+    writes: int
+    described: str
+    digest: int  # of everything that happened: equal for equal seeds
+
+
+def shape_of(seed: int) -> Shape:
+    rng = random.Random(f"shape {seed}")
+    return Shape(
+        disks=rng.choice((3, 4, 6, 11)),
+        disk_latency_ms=rng.choice((0.2, 0.5, 2.0)),
+        network_latency_ms=rng.choice((0.1, 0.3, 1.0)),
+        boot_ms=rng.choice((500.0, 2000.0, 5000.0)),
+        sentinels=rng.choice((1, 2, 4)),
+    )
+
+
+def run_seed(seed: int, faults: Sequence[Fault] | None = None) -> Result:
+    """One seed without its log. What its unfinished coroutines say when they are collected is nobody's news."""
+    told, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+    try:
+        result = Run(seed, faults=faults).go()
+        gc.collect()
+        return result
+    finally:
+        sys.unraisablehook = told
+
+
+class Run:
+    """A seed on its way. `faults` replaces those of the seed's plan (shrink.py)."""
+
+    def __init__(
+        self, seed: int, *, faults: Sequence[Fault] | None = None, note: Callable[[float, str], None] | None = None
+    ) -> None:
+        self.seed = seed
+        self.aloud = note is not None
+        shape = shape_of(seed)
+        plan = draw_plan(seed, shape.disks, SETTLE_MS)
+        self.plan: Plan = plan if faults is None else dataclasses.replace(plan, faults=tuple(faults))
+        self.world = World(seed, shape)
+        self._hash = 0
+        self._note = note
+        self.world.on_note = self._noted
+        rng = random.Random(f"rehearsals {seed}")
+        self._due_s = sorted(rng.uniform(SETTLE_MS, plan.length_ms) / 1000 for _ in range(REHEARSALS))
+        self._rehearsals = 0
+
+    def _noted(self, at_s: float, text: str) -> None:
+        self._hash = hash((self._hash, round(at_s, 6), text))
+        if self._note is not None:
+            self._note(at_s, text)
+
+    def go(self) -> Result:
+        world, began_s = self.world, time.monotonic()
+        self._safety()
+        self._liveness()
+        result = Result(
+            self.seed,
+            world.oracles.violation,
+            world.now_s,
+            time.monotonic() - began_s,
+            self._rehearsals,
+            len(world.oracles.changes),
+            world.oracles.resets,
+            world.oracles.writes,
+            self.plan.describe(),
+            self._hash,
+        )
+        world.close()
+        return result
+
+    # ------------------------------------------------------------------------------------------ safety
+
+    def _safety(self) -> None:
+        world, oracles = self.world, self.world.oracles
+        world.power_on()
+        if not world.run_until(lambda: world.master() is not None, SETTLE_MS):
+            oracles.fail("O6", "two healthy controllers do not find a MASTER")
+        world.run_ms(SETTLE_MS - world.now_s * 1000)
+        if self.plan.harmless:
+            oracles.protected = world.master()
+        lines = sorted((at_ms, line) for fault in self.plan.faults for at_ms, line in fault.lines)
+        for at_ms, line in lines:
+            if at_ms > self.plan.length_ms or oracles.violation:
+                break
+            self._pass(at_ms)
+            if not oracles.violation:
+                world.do(line)
+        self._pass(self.plan.length_ms)
+
+    def _pass(self, until_ms: float) -> None:
+        """Let time pass, and look at the verdict now and then."""
+        world = self.world
+        while world.now_s * 1000 < until_ms - 1e-6 and not world.oracles.violation:
+            world.run_ms(min(WATCH_MS, until_ms - world.now_s * 1000))
+            self._look()
+
+    def _look(self) -> None:
+        """The verdict is put to the proof at the next instant that promises anything, after each drawn one."""
+        world = self.world
+        if not self._due_s or world.now_s < self._due_s[0] or world.oracles.violation:
+            return
+        who = rehearse.promised(world)
+        if who:
+            self._due_s.pop(0)
+            self._rehearsals += 1
+            trouble = rehearse.death_of_the_master(world, aloud=self.aloud)
+            if trouble:
+                world.oracles.fail("O5", f"{who} said that failover would work, but {trouble}")
+
+    # ------------------------------------------------------------------------------------------ liveness
+
+    def _liveness(self) -> None:
+        world, oracles = self.world, self.world.oracles
+        if oracles.violation:
+            return
+        world.do("heal-all")
+        if not world.run_until(self._one_master, LIVE_MS):
+            oracles.fail("O6", f"no MASTER {LIVE_MS / 1000:.0f} s after the heal: {self._where()}")
+            return
+        master = world.master()
+        world.do(f"call {master} failover.control '\"ENABLE\"' '{{\"active\": true}}'")
+        oracles.changes.clear()
+        if not world.run_until(self._healthy, LIVE_MS):
+            oracles.fail("O6", f"not a healthy pair {LIVE_MS / 1000:.0f} s after a MASTER was there: {self._where()}")
+            return
+        world.run_ms(STAY_MS)
+        changes = [change for change in oracles.changes if change[3] == "MASTER"]
+        if len(changes) > 1 or not self._healthy():
+            oracles.fail("O6", f"it does not stay: {changes} {self._where()}")
+        lost = world.writer.lost()
+        if lost:
+            oracles.fail("O4", f"acknowledged changes are lost: {lost}")
+        if not oracles.violation:
+            self._rehearsals += 1
+            oracles.protected = None
+            trouble = rehearse.die(world, world.master() or "")
+            if trouble:
+                oracles.fail("O5", f"after the heal, {trouble}")
+
+    def _one_master(self) -> bool:
+        world = self.world
+        master = world.master()
+        return master is not None and world.serves(master)
+
+    def _healthy(self) -> bool:
+        world = self.world
+        return self._one_master() and all(world.reasons(node) == [] for node in world.controllers)
+
+    def _where(self) -> str:
+        world = self.world
+        return "; ".join(
+            f"{node}: {world.role(node)} {world.reasons(node)} {world.why(node)}" for node in world.controllers
+        )
