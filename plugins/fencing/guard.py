@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 ATTEMPTS_MAX = 3  # of acquiring, while the controller keeps standing still
 STANDBY_SWEEP = 10  # a standby looks at each disk that is no sentinel once in so many lost_ms
 
+GIVE_WAY = 4  # after both took the disks at once: the one that ranks lower waits for so many alive_ms
+
+_GIVING_WAY = FenceResult(FenceCode.PEER_ALIVE, "both controllers were taking the disks at once: the other goes first")
 _STOOD_STILL = FenceResult(FenceCode.UNEXPECTED, "this controller stood still meanwhile, and nothing was taken")
 
 
@@ -59,6 +62,7 @@ class Guard:
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = 0
+        self._give_way_until_ms = 0.0
         self._operation = asyncio.Lock()
         self._proven = asyncio.Event()
         self._proven.set()
@@ -175,7 +179,8 @@ class Guard:
         if watched and self._pulse.notice() == lapses:
             strangers = Reading(0, keys, None).strangers(self._host_id)
             self._watch.observe(disk.serial, strangers, self._pulse.now_ms())
-            self._say()
+            if self._said is None or self._said.peer_moving != self._peer_moving():  # the rest waits for the beat
+                self._say()
 
     def _spawn(self, serial: str, work: Any) -> None:
         if serial in self._busy:
@@ -218,6 +223,8 @@ class Guard:
         disks = list(visible.values())
         readings, unread = await read_all(disks, self._holder.timeout_ms)
         unread.update({serial: f"{serial}: has vanished" for serial in self._known - visible.keys()})
+        if not force and self._pulse.now_ms() < self._give_way_until_ms:
+            return _GIVING_WAY
         alive = None if force else await self._peer_alive(visible, readings)
         if alive is not None:
             return alive
@@ -227,6 +234,8 @@ class Guard:
             return _STOOD_STILL
         key = make_key(self._host_id, floor)
         taken = await take_all(disks, readings, unread, key, self._holder.timeout_ms)
+        if any(rival < self._host_id for rival in taken.rivals):
+            self._give_way_until_ms = self._pulse.now_ms() + GIVE_WAY * self._settings.alive_ms
         if taken.result.code is not FenceCode.OK:
             return taken.result
         held = [visible[serial] for serial in taken.held]
@@ -295,12 +304,15 @@ class Guard:
         return FenceState(
             running=True,
             held=held,
-            peer_moving=not held and self._watch.status(self._pulse.now_ms()) is Peer.MOVING,
+            peer_moving=self._peer_moving(),
             generation=self._holder.generation,
             disks_total=len(known),
             disks_held=len(set(self._holder.serials) - failed.keys()) if held else 0,
             disks_failed=tuple(sorted(failed)),
         )
+
+    def _peer_moving(self) -> bool:
+        return not self._holder.active and self._watch.status(self._pulse.now_ms()) is Peer.MOVING
 
     def run_info(self) -> dict[str, Any]:
         """Everything an administrator may want to see, for `failover.fenced.run_info`."""

@@ -29,6 +29,18 @@ class Taken:
     result: FenceResult
     held: frozenset[str] = frozenset()
     failed: Mapping[str, str] = field(default_factory=dict)
+    rivals: frozenset[int] = frozenset()  # host ids that were taking the disks at the same moment
+
+
+_CONTESTED = FenceResult(FenceCode.PEER_ALIVE, "the other controller is taking the disks at the same moment")
+
+
+class Contested(DiskRefused):
+    """Another host is taking the disk at the same moment."""
+
+    def __init__(self, serial: str, rivals: frozenset[int]) -> None:
+        super().__init__(f"{serial}: another host is taking it at the same moment")
+        self.rivals = frozenset(host_of(key) for key in rivals)
 
 
 async def each(disks: Sequence[Disk], work: Callable[[Disk], Awaitable[T]]) -> tuple[dict[str, T], dict[str, str]]:
@@ -66,8 +78,20 @@ async def take_all(
     if refused is not None:
         return Taken(refused, failed=unread)
     readable = [disk for disk in disks if disk.serial in readings]
-    done, failed = await each(readable, lambda disk: take(disk, readings[disk.serial], key, timeout_ms))
+    rivals: set[int] = set()
+
+    async def work(disk: Disk) -> Reading:
+        try:
+            return await take(disk, readings[disk.serial], key, timeout_ms)
+        except Contested as contested:
+            rivals.update(contested.rivals)
+            raise
+
+    done, failed = await each(readable, work)
     failed.update(unread)
+    if rivals:  # two that evict each other end with nothing: both let go, and the one that ranks higher tries again
+        await release_all(readable, host_of(key), timeout_ms)
+        return Taken(_CONTESTED, failed=failed, rivals=frozenset(rivals))
     refused = refusal(failed, total)
     if refused is not None:
         await release_all(readable, host_of(key), timeout_ms)
@@ -105,7 +129,22 @@ async def take(disk: Disk, before: Reading, key: int, timeout_ms: int, *, purge:
         now = await read(disk, timeout_ms)
         if settled(now, key):
             return now
+        rivals = _rivals(before, now, key)
+        if rivals:
+            raise Contested(disk.serial, rivals)
     raise DiskRefused(f"{disk.serial}: another host's registration or reservation stays")
+
+
+def _rivals(before: Reading, now: Reading, key: int) -> frozenset[int]:
+    """Keys of those who take the disk while we do: they threw us out, or came after we looked and rank higher.
+
+    A host that was there before is no rival but the victim, whose key may move until it is thrown out.
+    """
+    strangers, own = now.strangers(host_of(key)), host_of(key)
+    if strangers and key not in now.keys:
+        return strangers
+    victims = {host_of(one) for one in before.keys}
+    return frozenset(one for one in strangers if host_of(one) not in victims and host_of(one) < own)
 
 
 async def _register(disk: Disk, key: int, timeout_ms: int) -> Transport:

@@ -7,13 +7,12 @@ python -m tests.simulator --quiet HOURS   a pair that nothing happens to: how fa
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from tests.simulator.run import Result, Run, run_seed
+from tests.simulator.run import Result, Run, quieten, run_seed
 from tests.simulator.shrink import shrink
 
 _REPORT_S = 30.0
@@ -24,8 +23,7 @@ def main() -> int:
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets of words are walked in the same order in every run
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulator", *sys.argv[1:]])
-    logging.disable(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None  # of coroutines of the dead, collected at the end
+    quieten()
     if arguments.seed is not None:
         return replay(arguments.seed, shrinking=arguments.shrink)
     return many(arguments.first, arguments.seeds, arguments.time, arguments.jobs)
@@ -57,10 +55,10 @@ def replay(seed: int, *, shrinking: bool) -> int:
 def many(first: int, count: int, limit_s: float | None, jobs: int) -> int:
     """Seeds from `first` on; a line for each that breaks a rule, and what it all came to."""
     began_s = said_s = time.monotonic()
-    simulated_s = 0.0
+    totals = dict.fromkeys(("simulated_s", "rehearsals", "role_changes", "resets", "writes"), 0.0)
     done, broken = 0, []
     seeds = iter(range(first, first + count) if count else range(first, sys.maxsize))
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=200) as pool:
+    with ProcessPoolExecutor(jobs, initializer=quieten, max_tasks_per_child=200) as pool:
         waiting: set[Future[Result]] = set()
         while True:
             late = limit_s is not None and time.monotonic() - began_s > limit_s
@@ -72,7 +70,8 @@ def many(first: int, count: int, limit_s: float | None, jobs: int) -> int:
             for future in ended:
                 result = future.result()
                 done += 1
-                simulated_s += result.simulated_s
+                for name in totals:
+                    totals[name] += getattr(result, name)
                 if result.violation:
                     broken.append(result.seed)
                     print(f"seed {result.seed}: {result.violation}", flush=True)
@@ -80,7 +79,10 @@ def many(first: int, count: int, limit_s: float | None, jobs: int) -> int:
                 said_s = time.monotonic()
                 print(f"… {done} seeds, {len(broken)} broken, {said_s - began_s:.0f} s", flush=True)
     real_s = time.monotonic() - began_s
-    print(f"{done} seeds, {simulated_s / 3600:.1f} simulated hours in {real_s:.0f} s: {len(broken)} broken")
+    print(
+        f"{done} seeds, {totals.pop('simulated_s') / 3600:.1f} simulated hours in {real_s:.0f} s: {len(broken)} broken"
+    )
+    print(", ".join(f"{count:.0f} {name.replace('_', ' ')}" for name, count in totals.items()))
     for seed in broken[:20]:
         print(f"    python -m tests.simulator {seed}")
     return 1 if broken else 0

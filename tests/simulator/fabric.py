@@ -6,6 +6,7 @@ The shelf itself is the lab's (middlewared.lab.shelf): the same reservations, qu
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from middlewared.lab.blocks import BlockDevices, BlockError, Lun
@@ -35,97 +36,108 @@ class Fabric:
         self.pulled: set[int] = set()
         self.refusing: set[int] = set()  # disks that refuse every PERSISTENT RESERVE OUT
         self.on_landed: Callable[[str, int, int], None] = lambda node, lun, tenure: None
-        self.on_command: Callable[[], None] = lambda: None
+        self.on_command: Callable[[int], None] = lambda lun: None
         self._watchers: list[Callable[[], None]] = []
+        self._all = tuple(disk.lun for disk in shelf.disks)
+        self._there = self._all
 
-    def luns(self, node: str) -> list[int]:
+    def luns(self, node: str) -> tuple[int, ...]:
         """What a controller sees."""
-        return [] if node in self.cut else [disk.lun for disk in self.shelf.disks if disk.lun not in self.pulled]
+        return () if node in self.cut else self._there
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Called when what the controllers see has changed."""
         self._watchers.append(watcher)
 
     def changed(self) -> None:
+        """Cables or disks were pulled or plugged."""
+        self._there = tuple(lun for lun in self._all if lun not in self.pulled)
         for watcher in list(self._watchers):
             watcher()
 
     async def command(self, node: str, lun: int, cdb: bytes, data: bytes, timeout_ms: int, tenure: int = 0) -> Reply:
         """Raises TransportError: no answer in time, or the disk is not there."""
-        loop = self._loop
         if self._rng.random() < _UNSENT_SHARE:
             await asyncio.sleep(self.latency_ms / 4000)
-        answer: asyncio.Future[Reply] = loop.create_future()
-        loop.call_later(self._delay_s(node), self._arrive, node, lun, cdb, data, tenure, answer, context=loop.world)
-        return await self._answered(answer, lun, timeout_ms)
+        flight = self._flight(node, lun, timeout_ms, tenure)
+        self._loop.call_later(self._delay_s(node), self._arrive, flight, cdb, data, context=self._loop.world)
+        return await flight.answer
 
     async def lun_reset(self, node: str, lun: int, timeout_ms: int) -> None:
-        answer: asyncio.Future[Reply] = self._loop.create_future()
-        self._loop.call_later(self._delay_s(node), self._reset, node, lun, answer, context=self._loop.world)
-        await self._answered(answer, lun, timeout_ms)
+        flight = self._flight(node, lun, timeout_ms, 0)
+        self._loop.call_later(self._delay_s(node), self._reset, flight, context=self._loop.world)
+        await flight.answer
 
-    async def _answered(self, answer: "asyncio.Future[Reply]", lun: int, timeout_ms: int) -> Reply:
-        timer = self._loop.call_later(timeout_ms / 1000, _expire, answer, lun, timeout_ms)
-        try:
-            return await answer
-        finally:
-            timer.cancel()
+    def _flight(self, node: str, lun: int, timeout_ms: int, tenure: int) -> "_Flight":
+        return _Flight(node, lun, tenure, self._loop.now_s + timeout_ms / 1000, self._loop.create_future())
 
     def _delay_s(self, node: str) -> float:
         """Half the way, in seconds."""
         return (self.latency_ms * (0.5 + self._rng.random()) / 2 + self.slow_ms.get(node, 0.0) / 2) / 1000
 
-    def _silent(self, node: str, lun: int) -> bool:
-        return node in self.cut or lun in self.hung
+    def _lost(self, flight: "_Flight") -> bool:
+        """Nothing comes through: whoever waits finds out when his time is over."""
+        if flight.node in self.cut or flight.lun in self.hung:
+            self._loop.call_at(flight.deadline_s, flight.expire, context=self._loop.world)
+            return True
+        return False
 
-    def _arrive(
-        self, node: str, lun: int, cdb: bytes, data: bytes, tenure: int, answer: "asyncio.Future[Reply]"
-    ) -> None:
-        if self._silent(node, lun):
+    def _arrive(self, flight: "_Flight", cdb: bytes, data: bytes) -> None:
+        node, lun = flight.node, flight.lun
+        if self._lost(flight):
             return
         if lun in self.pulled:
-            self._reply(node, lun, answer, TransportError(f"disk {lun} is not there"))
+            self._reply(flight, TransportError(f"disk {lun} is not there"))
             return
         if lun in self.refusing and cdb[0] == Opcode.PERSISTENT_RESERVE_OUT:
             sense = scsi.fixed_sense(scsi.INTERNAL_TARGET_FAILURE)
-            self._reply(node, lun, answer, Reply(scsi.Status.CHECK_CONDITION, sense))
+            self._reply(flight, Reply(scsi.Status.CHECK_CONDITION, sense))
             return
         result = self.shelf.submit(node, lun, cdb, data)
         if cdb[0] == Opcode.PERSISTENT_RESERVE_OUT:
-            self.on_command()
+            self.on_command(lun)
         if isinstance(result, QueuedWrite):
-            self._loop.call_later(self._delay_s(node), self._land, result, tenure, answer, context=self._loop.world)
+            self._loop.call_later(self._delay_s(node), self._land, flight, result, context=self._loop.world)
         else:
-            self._reply(node, lun, answer, result)
+            self._reply(flight, result)
 
-    def _land(self, write: QueuedWrite, tenure: int, answer: "asyncio.Future[Reply]") -> None:
+    def _land(self, flight: "_Flight", write: QueuedWrite) -> None:
         """The medium takes a queued write, unless it was aborted meanwhile."""
         reply = self.shelf.complete(write)
         if reply is not None:
-            self.on_landed(write.initiator, write.lun, tenure)
-        self._reply(write.initiator, write.lun, answer, reply or Reply(scsi.Status.TASK_ABORTED))
+            self.on_landed(flight.node, flight.lun, flight.tenure)
+        self._reply(flight, reply or Reply(scsi.Status.TASK_ABORTED))
 
-    def _reset(self, node: str, lun: int, answer: "asyncio.Future[Reply]") -> None:
-        if not self._silent(node, lun):
-            self.shelf.lun_reset(node, lun)
-            self._reply(node, lun, answer, Reply(scsi.Status.GOOD))
+    def _reset(self, flight: "_Flight") -> None:
+        if not self._lost(flight):
+            self.shelf.lun_reset(flight.node, flight.lun)
+            self._reply(flight, Reply(scsi.Status.GOOD))
 
-    def _reply(self, node: str, lun: int, answer: "asyncio.Future[Reply]", what: Reply | TransportError) -> None:
-        loop = self._loop
-        loop.call_later(self._delay_s(node), self._answer, node, lun, answer, what, context=loop.world)
+    def _reply(self, flight: "_Flight", what: Reply | TransportError) -> None:
+        self._loop.call_later(self._delay_s(flight.node), self._answer, flight, what, context=self._loop.world)
 
-    def _answer(self, node: str, lun: int, answer: "asyncio.Future[Reply]", what: Reply | TransportError) -> None:
-        if answer.done() or self._silent(node, lun):
+    def _answer(self, flight: "_Flight", what: Reply | TransportError) -> None:
+        if flight.answer.done() or self._lost(flight):
             return
         if isinstance(what, Reply):
-            answer.set_result(what)
+            flight.answer.set_result(what)
         else:
-            answer.set_exception(what)
+            flight.answer.set_exception(what)
 
 
-def _expire(answer: "asyncio.Future[Reply]", lun: int, timeout_ms: int) -> None:
-    if not answer.done():
-        answer.set_exception(TransportError(f"disk {lun}: no answer within {timeout_ms} ms"))
+@dataclass(slots=True)
+class _Flight:
+    """One command on its way, and who waits for its answer."""
+
+    node: str
+    lun: int
+    tenure: int
+    deadline_s: float
+    answer: "asyncio.Future[Reply]"
+
+    def expire(self) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(TransportError(f"disk {self.lun}: no answer in time"))
 
 
 class Path:
@@ -150,6 +162,8 @@ class Source:
     def __init__(self, fabric: Fabric, node: str) -> None:
         self._fabric = fabric
         self._node = node
+        self._seen: tuple[int, ...] = ()
+        self._disks: dict[str, Disk] = {}
         self._all = {
             disk.lun: Disk(disk.serial, (Path(fabric, node, disk.lun, disk.serial),)) for disk in fabric.shelf.disks
         }
@@ -159,8 +173,11 @@ class Source:
     async def stop(self) -> None: ...
 
     def disks(self) -> Mapping[str, Disk]:
-        seen = (self._all[lun] for lun in self._fabric.luns(self._node))
-        return {disk.serial: disk for disk in seen}
+        luns = self._fabric.luns(self._node)
+        if luns != self._seen:
+            self._seen = luns
+            self._disks = {disk.serial: disk for disk in (self._all[lun] for lun in luns)}
+        return self._disks
 
     def on_change(self, listener: Callable[[], None]) -> None: ...
 

@@ -163,10 +163,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         return handle
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
-        return self.call_at(self.now_s + delay, callback, *args, context=context)
+        when = self.now_s + (delay if delay > _TICK_S else _TICK_S)
+        handle = Handle(callback, args, context if context is not None else contextvars.copy_context(), when)
+        self._sequence += 1
+        heapq.heappush(self._timers, (when, self._sequence, handle))
+        return handle
 
     def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
-        when = max(when, self.now_s + _TICK_S)
+        if when < self.now_s + _TICK_S:
+            when = self.now_s + _TICK_S
         handle = Handle(callback, args, context if context is not None else contextvars.copy_context(), when)
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, handle))

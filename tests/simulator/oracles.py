@@ -64,12 +64,11 @@ class Oracles:
         self._tenures += 1
         return self._tenures
 
-    def reserved(self) -> None:
-        """A reservation command was done: remember who holds what."""
-        for disk in self._world.shelf.disks:
-            key = self._world.shelf.reservations(disk.lun).holder_key
-            if key:
-                self._holder_on[disk.lun] = _NODE_OF[host_of(key)]
+    def reserved(self, lun: int) -> None:
+        """A reservation command was done: remember who holds the disk."""
+        key = self._world.shelf.reservations(lun).holder_key
+        if key:
+            self._holder_on[lun] = _NODE_OF[host_of(key)]
 
     def landed(self, node: str, lun: int, tenure: int) -> None:
         """A write was accepted by the medium."""

@@ -14,7 +14,7 @@ from middlewared.lab.direct import DirectSource
 from middlewared.lab.shelf import STANDARD, TGT, Shelf, ShelfDisk, Target
 from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.guard import Guard
-from middlewared.plugins.fencing.memory import Memory
+from middlewared.plugins.fencing.memory import FileMemory
 from middlewared.plugins.fencing.scsi_pr import make_key
 from middlewared.ports import FenceCode, FenceState
 from middlewared.settings import FenceSettings
@@ -92,7 +92,7 @@ class Node:
             SETTINGS,
             HOSTS[name],
             self.source,
-            memory=Memory(room.path / f"{name}-boot{life}.json"),
+            memory=FileMemory(room.path / f"{name}-boot{life}.json"),
             reset=self._reset,
             publish=self.said.append,
         )

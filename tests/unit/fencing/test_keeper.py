@@ -14,6 +14,7 @@ from middlewared.lab.shelf import Shelf, ShelfDisk
 from middlewared.lab.shelf_server import ShelfServer
 from middlewared.plugins.fencing.driver import FencedDriver
 from middlewared.plugins.fencing.keeper import Keeper, main
+from middlewared.plugins.fencing.memory import FileMemory
 from middlewared.plugins.fencing.reset import ConsoleReset, SysrqReset
 from middlewared.plugins.fencing.simulated import ShelfSource
 from middlewared.ports import FenceCode, FenceState, PortError
@@ -64,7 +65,8 @@ class Site:
 
     def keeper(self, node: str, reset: Noted) -> Keeper:
         settings = self.settings(node)
-        return Keeper(settings, ShelfSource(Path(settings.fence.shelf)), reset)
+        memory = FileMemory(Path(settings.run_dir) / "fenced.json")
+        return Keeper(settings, ShelfSource(Path(settings.fence.shelf)), reset, memory)
 
     def write_config(self, node: str) -> Path:
         settings = self.settings(node)
