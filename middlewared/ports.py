@@ -153,6 +153,7 @@ class FenceState:
     disks_total: int = 0
     disks_held: int = 0
     disks_failed: tuple[str, ...] = ()  # serials
+    too_many_failed: bool = False  # a takeover from here would be refused: TOO_MANY_REFUSED, or no disk at all
 
 
 @dataclass(frozen=True, slots=True)

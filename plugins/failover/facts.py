@@ -53,6 +53,7 @@ class Facts:
     fence_held: bool
     rival_moving: bool  # the other's key is moving on the disks
     disks: tuple[str, ...]  # serials of those that answer, sorted
+    too_few_disks: bool  # so many do not answer that a takeover from here would be refused
     pools: tuple[PoolFacts, ...]
     reboot_reasons: Mapping[str, str]  # code -> sentence
     migrating_system_dataset: bool

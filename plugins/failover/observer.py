@@ -140,6 +140,7 @@ class Observer:
             fence_held=fence.held,
             rival_moving=fence.peer_moving,
             disks=tuple(sorted({disk.serial for disk in ports.disks.disks()} - set(fence.disks_failed))),
+            too_few_disks=fence.running and fence.too_many_failed,
             pools=tuple(PoolFacts(pool.guid, pool.name, pool.imported) for pool in self.pools),
             reboot_reasons=dict(identity.reboot_reasons),
             migrating_system_dataset=identity.migrating_system_dataset,

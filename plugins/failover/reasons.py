@@ -137,9 +137,11 @@ TABLE: tuple[Reason, ...] = (
     Reason(
         "MISMATCH_DISKS",
         Concerns.BOTH,
-        "The controllers do not see the same disks.",
-        "Compare disk.query on both; check the cables and the missing disks.",
-        lambda mine, other: other is not None and mine.disks != other.disks,
+        "The controllers do not see the same disks, or more than a tenth of the disks has failed.",
+        "Compare disk.query on both; check the cables, and replace failed disks.",
+        lambda mine, other: (
+            mine.too_few_disks or (other is not None and (other.too_few_disks or mine.disks != other.disks))
+        ),
     ),
     Reason(
         "MISMATCH_VERSIONS",

@@ -1,6 +1,7 @@
 """middlewared's side of `fenced`: ports.Fencing over its socket."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ RETRY_MS_MIN = 20
 RETRY_MS_MAX = 500
 ACQUIRE_MS_MAX = 4_000  # below the failover engine's own deadline for the phase
 RELEASE_MS_MAX = 4_000
-STATE_MS_MAX = 2_000  # the keeper answers late while it proves its reservations after lost time
+STATE_MS_MAX = 1_500  # the keeper answers late while it proves its reservations after lost time
+LOOK_MS = 500  # between questions to a keeper that says nothing: one that hangs keeps its socket open
 
 
 class FencedDriver:
@@ -82,13 +84,16 @@ class FencedDriver:
             await self._refresh()
         except (LineError, PortError) as error:
             log.debug("fenced: %s", error)
+            self._set(FenceState())
 
     async def _stay_connected(self) -> None:
         wait_ms = RETRY_MS_MIN
         while True:
             if self._client.connected and self._state.running:
                 wait_ms = RETRY_MS_MIN
-                await self._lost.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_MS / 1000):
+                        await self._lost.wait()
             await asyncio.sleep(wait_ms / 1000)
             wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
             await self._connect()

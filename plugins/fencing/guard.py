@@ -309,6 +309,7 @@ class Guard:
             disks_total=len(known),
             disks_held=len(set(self._holder.serials) - failed.keys()) if held else 0,
             disks_failed=tuple(sorted(failed)),
+            too_many_failed=not known or logic.too_many(len(failed), len(known)),
         )
 
     def _peer_moving(self) -> bool:
@@ -348,4 +349,11 @@ class Guard:
 
 
 def _news(state: FenceState) -> Sequence[object]:
-    return (state.held, state.peer_moving, state.disks_total, state.disks_held, state.disks_failed)
+    return (
+        state.held,
+        state.peer_moving,
+        state.disks_total,
+        state.disks_held,
+        state.disks_failed,
+        state.too_many_failed,
+    )

@@ -12,7 +12,7 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from tests.simulator.run import Result, Run, quieten, run_seed
+from tests.simulator.run import Result, Run, quiet_pair, quieten, run_seed
 from tests.simulator.shrink import shrink
 
 _REPORT_S = 30.0
@@ -24,6 +24,14 @@ def main() -> int:
         os.environ["PYTHONHASHSEED"] = "0"
         os.execv(sys.executable, [sys.executable, "-m", "tests.simulator", *sys.argv[1:]])
     quieten()
+    if arguments.quiet is not None:
+        real_s, lived_s = quiet_pair(arguments.quiet)
+        rate = arguments.quiet / (real_s / 60)
+        print(f"{arguments.quiet:g} quiet hours in {real_s:.1f} s: {rate:.0f} simulated hours a minute")
+        print(
+            f"(of each hour, {lived_s / arguments.quiet:.0f} s were lived, at {lived_s / real_s:.0f} times real time)"
+        )
+        return 0
     if arguments.seed is not None:
         return replay(arguments.seed, shrinking=arguments.shrink)
     return many(arguments.first, arguments.seeds, arguments.time, arguments.jobs)
@@ -36,6 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many (default 100; 0: no end)")
     parser.add_argument("--from", type=int, default=1, dest="first", metavar="SEED", help="the first one (default 1)")
     parser.add_argument("--time", type=float, default=None, metavar="SECONDS", help="begin none after so long")
+    parser.add_argument("--quiet", type=float, default=None, metavar="HOURS", help="only: a pair without any fault")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     return parser.parse_args()
 

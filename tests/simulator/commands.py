@@ -133,6 +133,11 @@ def _disk(name: str, *, add: bool) -> "Callable[..., None]":
     return act
 
 
+def _restart_shelf(world: "World") -> None:
+    world.shelf.restart()
+    world.oracles.target_restarted()
+
+
 def _slow_disks(world: "World", who: str, delay_ms: str) -> None:
     world.fabric.slow_ms[resolve(world, who)] = float(delay_ms)
 
@@ -237,7 +242,7 @@ _COMMANDS: "dict[str, Callable[..., None]]" = {
     "fail-disk": lambda world, lun: world.shelf.fail(int(lun)),
     "repair-disk": lambda world, lun: world.shelf.repair(int(lun)),
     "slow-disks": _slow_disks,
-    "restart-shelf": lambda world: world.shelf.restart(),
+    "restart-shelf": _restart_shelf,
     "set": _set,
     "pools": _pools,
     "clock": _clock,

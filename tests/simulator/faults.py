@@ -253,9 +253,9 @@ def draw_plan(seed: int, disks: int, settle_ms: float) -> Plan:
     harmless = rng.random() < 0.2
     kinds = [name for name in (HARMLESS if harmless else KINDS) if rng.random() < 0.5] or ["power"]
     rates = {name: rng.uniform(0.1, 1.0) for name in kinds}
-    gap_ms = 10 ** rng.uniform(2.3, 3.9)
+    gap_ms = 10 ** rng.uniform(2.3, 4.0)
     length_ms = settle_ms + rng.uniform(10_000, 30_000)
-    draw = Draw(rng, ("standby",) if harmless else ("a", "b"), disks, 10 ** rng.uniform(2.0, 3.7))
+    draw = Draw(rng, ("standby",) if harmless else ("a", "b"), disks, 10 ** rng.uniform(2.0, 4.2))
     faults: list[Fault] = []
     at_ms = settle_ms
     while True:

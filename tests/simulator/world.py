@@ -14,6 +14,7 @@ from middlewared.lab.places import LAN_LINKS, NODES
 from middlewared.lab.pool import RING_LBA, label
 from middlewared.lab.shelf import Shelf, ShelfDisk
 from middlewared.plugins.failover.actions import Action
+from middlewared.plugins.failover.engine import next_wake_ms
 from middlewared.plugins.failover.events import Event
 from middlewared.plugins.failover.runner import Runner
 from middlewared.plugins.failover.state import State
@@ -28,6 +29,7 @@ from tests.simulator.oracles import Oracles
 from tests.simulator.writer import Writer
 
 _numbers = itertools.count(1)
+STILL_S = 12.0  # longer than standing aside, the pause of a unit, and the standby's round of all disks
 _DISK_BYTES = 1 << 20
 _STORE = Path("/store.db")
 
@@ -63,6 +65,7 @@ class World:
         self.unplugged: set[str] = set()  # controllers that stay off
         self.wall_offset_s = 0.0
         self.skipped_s = 0.0
+        self._noted_s = self.loop.now_s
         disks = [ShelfDisk(lun, f"D{lun:02d}", _DISK_BYTES) for lun in range(shape.disks)]
         self.shelf = Shelf(disks, now_ms=lambda: int(self.loop.now_s * 1000))
         self.fabric = Fabric(self.loop, self.shelf, self.rng, shape.disk_latency_ms)
@@ -106,6 +109,7 @@ class World:
     def close(self) -> None:
         """Nothing runs any more; the memory is given back."""
         self.loop.on_error = lambda text: None
+        self.on_note = lambda at_s, text: None
         for controller in self.controllers.values():
             for name in ("kernel", "keeper", "daemon"):
                 process = controller.process(name)
@@ -144,7 +148,24 @@ class World:
         return 1_700_000_000 + self.now_s + self.wall_offset_s
 
     def note(self, text: str) -> None:
+        self._noted_s = self.loop.now_s
         self.on_note(self.now_s, text)
+
+    def still(self) -> bool:
+        """Nothing has happened for longer than any timer here runs, and no engine waits for a time to come.
+
+        Then every second is like the one before: heartbeats, adverts, checks and transactions, and nothing else until
+        the next fault. Such time can be skipped.
+        """
+        if self.loop.now_s - self._noted_s < STILL_S:
+            return False
+        daemons = [controller.daemon for controller in self.controllers.values() if controller.powered]
+        engines = [daemon.failover.controller.runner for daemon in daemons if daemon is not None and daemon.failover]
+        return all(next_wake_ms(engine.state) is None for engine in engines)
+
+    def skip_to(self, at_s: float) -> None:
+        """Time passes while nothing happens."""
+        self.skipped_s += max(0.0, at_s - self.now_s)
 
     # ------------------------------------------------------------------------------------------ what happens in it
 

@@ -33,6 +33,7 @@ def facts(node: str, **changes: Any) -> Facts:
         fence_held=leads,
         rival_moving=not leads,
         disks=("d1", "d2"),
+        too_few_disks=False,
         pools=(PoolFacts("1", "tank", leads),),
         reboot_reasons={},
         migrating_system_dataset=False,
