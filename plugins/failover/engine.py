@@ -291,7 +291,7 @@ def _maybe_take(state: State, now_ms: int) -> Step:
 def _grace_ms(state: State) -> int | None:
     """How long a MASTER that lost the election waits before it gives way; None: it stays, whatever happens."""
     config, lost = state.config, state.election.lost
-    if config is None or lost is None or not config.available or not config.enabled:
+    if config is None or lost is None or not config.available or (config.designated and not config.enabled):
         return None
     if lost is Lost.RIVAL:
         return state.limits.rival_grace_ms
