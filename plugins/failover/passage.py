@@ -82,7 +82,7 @@ class Recorder:
             self._change(phases=(*self._passage.phases, PhaseRecord(after.phase.value)))
 
     def _now_ms(self) -> int:
-        return int(self._clock_s() * 1000)
+        return round(self._clock_s() * 1000)
 
     def _begin(self, after: State) -> None:
         role = TAKEOVER if after.role is Role.TAKING else HANDOVER
