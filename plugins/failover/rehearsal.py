@@ -178,9 +178,14 @@ def _disks(fence: FenceRehearsal | str) -> list[Check]:
     ]
 
 
+def _why(name: str, trouble: str) -> str:
+    """The trouble without the name, which the check's subject says already."""
+    return trouble.removeprefix(f"{name}: ")
+
+
 def _disk(disk: DiskRehearsal) -> Check:
     if disk.problem:
-        return Check("disk", disk.serial, False, disk.problem.removeprefix(f"{disk.serial}: "), _CABLES)
+        return Check("disk", disk.serial, False, _why(disk.serial, disk.problem), _CABLES)
     holder = f"held by {disk.holder}" if disk.holder else "held by nobody"
     if disk.unexpected:
         keys = ", ".join(disk.unexpected)
@@ -195,7 +200,9 @@ def _pool_checks(pools: Mapping[str, str] | str) -> list[Check]:
     if not pools:
         return [Check("pool", "all", False, "there are no pools on the shared disks", "Create or import a pool.")]
     return [
-        Check("pool", name, not trouble, trouble or "enough of its disks answer", _CABLES if trouble else "")
+        Check(
+            "pool", name, not trouble, _why(name, trouble) or "enough of its disks answer", _CABLES if trouble else ""
+        )
         for name, trouble in pools.items()
     ]
 
