@@ -90,7 +90,10 @@ def _opened(value: Any) -> Any:
 
 
 def _words(row: dict[str, Any]) -> list[str]:
-    return [_scalar(value) for value in row.values() if value not in (None, "")]
+    """What a row says, without its keys, but with the unit that a key ends in."""
+    return [
+        _scalar(value) + (" ms" if key.endswith("_ms") else "") for key, value in row.items() if value not in (None, "")
+    ]
 
 
 def _scalar(value: Any) -> str:

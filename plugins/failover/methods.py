@@ -31,6 +31,7 @@ class Failover(Plugin):
         super().__init__(context)
         self.controller = FailoverController(context)
         self._history: History | None = None
+        self._rehearsing = asyncio.Lock()  # one at a time: each reads all disks
 
     async def start(self) -> None:
         context = self.context
@@ -131,7 +132,8 @@ class Failover(Plugin):
     async def rehearse(self, call: Call) -> dict[str, Any]:
         mine = self.controller.mine()
         if mine.role not in (Role.MASTER, Role.YIELDING) or call.credential.kind == "NODE":
-            seen = await rehearsal.look(self.context.ports, self.context.store)
+            async with self._rehearsing:
+                seen = await rehearsal.look(self.context.ports, self.context.store)
             return rehearsal.result(mine.node, rehearsal.checks(mine, self.controller.other, seen))
         try:
             answer = await self.context.peer.call("failover.rehearse", [], timeout_s=_REHEARSE_TIMEOUT_S)

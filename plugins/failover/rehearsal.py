@@ -155,11 +155,11 @@ def _enabled(mine: Facts) -> Check:
 
 
 def _configuration(mine: Facts, other: Facts | None) -> Check:
-    here = f"{mine.epoch}.{mine.position}"
+    here = f"change {mine.position} of epoch {mine.epoch}"
     if other is None:
         detail = f"has {here}; whether the other has a newer one cannot be told"
         return Check("configuration", mine.node, False, detail, "Make the other controller reachable.")
-    there = f"{other.epoch}.{other.position}"
+    there = f"change {other.position} of epoch {other.epoch}"
     if here == there:
         return Check("configuration", mine.node, True, f"has {here}, as {other.node} does")
     remedy = "It follows by itself; if it does not: system failover sync_to_peer on the MASTER."

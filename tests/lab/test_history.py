@@ -103,6 +103,22 @@ async def test_a_handover_that_power_loss_ended_is_interrupted(lab: Lab) -> None
     }
 
 
+async def test_a_damaged_history_is_an_alert_and_stops_nothing(lab: Lab) -> None:
+    await lab.until_healthy(master="a")
+    await lab.tell("kill", node="b")
+    [file] = lab.places.node("b").rglob("history.db")
+    file.write_bytes(b"this is no database" * 1000)
+    file.with_name("history.db-wal").unlink(missing_ok=True)  # it alone would bring the rows back
+    await lab.tell("boot", node="b")
+    await lab.until_healthy()
+    alerts = await lab.call("b", "alert.list")
+    assert [alert["level"] for alert in alerts if alert["key"] == "failover.history"] == ["WARNING"]
+    await lab.call("b", "failover.force_master")
+    assert await lab.until_healthy() == "b"
+    assert [names(row) for row in await history(lab, "a", "b")] == [["ASKING", *WAY_UP]]
+    assert file.with_name("history.db.damaged").exists()
+
+
 async def test_a_pulled_cable_is_explained_on_both(lab: Lab) -> None:
     await lab.until_healthy(master="a")
     assert await lab.call("a", "failover.explain") == []

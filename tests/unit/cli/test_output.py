@@ -96,12 +96,12 @@ def test_a_whole_record_wraps_its_texts_and_shows_its_rows_below():
 def test_rows_in_a_cell_are_lines_in_a_whole_table():
     rows = [{"id": "A-1", "phases": [{"phase": "FENCING", "duration_ms": 21, "detail": ""}, {"phase": "IMPORTING"}]}]
     assert render(rows, "table", whole=True) == (
-        "+-----+------------+\n"
-        "| id  | phases     |\n"
-        "+-----+------------+\n"
-        "| A-1 | FENCING 21 |\n"
-        "|     | IMPORTING  |\n"
-        "+-----+------------+\n"
+        "+-----+---------------+\n"
+        "| id  | phases        |\n"
+        "+-----+---------------+\n"
+        "| A-1 | FENCING 21 ms |\n"
+        "|     | IMPORTING     |\n"
+        "+-----+---------------+\n"
     )
     assert render([], "table", whole=True) == "(empty list)\n"
     assert "<list>" in render(rows, "table")

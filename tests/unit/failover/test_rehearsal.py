@@ -62,8 +62,16 @@ SPOILED: list[tuple[Callable[[Facts], Facts], Callable[[Facts], Facts | None], t
         lambda a: a,
         ("enabled", "B", "failover is administratively disabled"),
     ),
-    (lambda b: replace(b, position=7), lambda a: a, ("configuration", "B", "has 1.7, A has 1.1")),
-    (lambda b: b, lambda a: replace(a, epoch=2), ("configuration", "B", "has 1.1, A has 2.1")),
+    (
+        lambda b: replace(b, position=7),
+        lambda a: a,
+        ("configuration", "B", "has change 7 of epoch 1, A has change 1 of epoch 1"),
+    ),
+    (
+        lambda b: b,
+        lambda a: replace(a, epoch=2),
+        ("configuration", "B", "has change 1 of epoch 1, A has change 1 of epoch 2"),
+    ),
 ]
 
 
