@@ -6,12 +6,12 @@ for the thread, so that nothing that moves a pool waits for it; what cannot be w
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import apsw
 import orjson
@@ -39,6 +39,24 @@ CREATE TABLE IF NOT EXISTS history (
 """
 _PUT = "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TRIM = "DELETE FROM history WHERE number <= (SELECT max(number) FROM history) - ?"
+
+
+class Remembers(Protocol):
+    """What keeps one controller's passages: `History`, or what runs without threads and files in its place."""
+
+    next_number: int  # of the first passage to be kept
+    damaged: bool  # older rows are missing, and an administrator should know
+
+    def keep(self, passage: Passage) -> None:
+        """Put it in place of what was known of it. Returns at once."""
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """As `to_wire` makes them."""
+
+    async def close(self) -> None: ...
+
+
+OpenHistory = Callable[[], Awaitable[Remembers]]
 
 
 class History:

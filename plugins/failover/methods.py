@@ -12,7 +12,7 @@ from middlewared.plugin import Call, Context, Plugin, method
 from middlewared.plugins.failover import rehearsal
 from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.events import Wish
-from middlewared.plugins.failover.history import History
+from middlewared.plugins.failover.history import History, OpenHistory, Remembers
 from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
 from middlewared.plugins.failover.state import Role
@@ -27,19 +27,19 @@ _REHEARSE_TIMEOUT_S = 10.0
 
 
 class Failover(Plugin):
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, open_history: OpenHistory | None = None) -> None:
+        """`open_history`: where past failovers are kept, if not in a file of this controller."""
         super().__init__(context)
         self.controller = FailoverController(context)
-        self._history: History | None = None
+        self._open_history = open_history or self._open_file
+        self._history: Remembers | None = None
         self._rehearsing = asyncio.Lock()  # one at a time: each reads all disks
 
     async def start(self) -> None:
-        context = self.context
-        path = Path(context.settings.state_dir) / "history.db"
-        history = self._history = await History.open(path, context.settings.node, context.bus)
+        history = self._history = await self._open_history()
         if history.damaged:
-            text = f"The history of failovers before now is lost: {path} was damaged, or cannot be used. See the log."
-            context.alerts.set("failover.history", "WARNING", text, context.settings.node)
+            text = "The history of failovers before now is lost: its file was damaged, or cannot be used. See the log."
+            self.context.alerts.set("failover.history", "WARNING", text, self.context.settings.node)
         clock_s = asyncio.get_running_loop().time
         recorder = Recorder(history.next_number, history.keep, clock_s=clock_s, wall_s=time.time)
         self.controller.on_step = recorder.follow
@@ -49,6 +49,10 @@ class Failover(Plugin):
         await self.controller.stop()
         if self._history is not None:
             await self._history.close()
+
+    async def _open_file(self) -> History:
+        settings = self.context.settings
+        return await History.open(Path(settings.state_dir) / "history.db", settings.node, self.context.bus)
 
     # -------------------------------------------------------------------------------------- questions
 
