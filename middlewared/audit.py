@@ -7,7 +7,6 @@ puts a row in a queue; a thread writes the queue out in batches. A crash loses a
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ import orjson
 
 from middlewared.errors import CallError
 from middlewared.rpc import query as query_language
+from middlewared.store.local import open_or_replace
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ TEXT_CHARACTERS_MAX = 1024
 RESULT_ROWS_MAX = 10_000
 FLUSH_DELAY_S = 0.2
 _CHUNK_ROWS = 1000
-_BUSY_TIMEOUT_MS = 5000
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS audit (
@@ -76,7 +75,7 @@ class AuditLog:
         cls, path: Path, node: str, *, rows_max: int = ROWS_MAX, wall_s: Callable[[], float] = time.time
     ) -> "AuditLog":
         """Open or create the log. A damaged file is put aside (`.damaged`) and a new one begun."""
-        connection = await asyncio.to_thread(_connect_or_replace, path)
+        connection, _ = await asyncio.to_thread(open_or_replace, path, _SCHEMA, what="audit log")
         return cls(connection, node, rows_max, wall_s)
 
     async def close(self) -> None:
@@ -215,30 +214,3 @@ def _encode(arguments: Any) -> str:
     if len(text) > ARGUMENTS_BYTES_MAX:
         text = orjson.dumps([f"({len(text)} bytes, too many to keep)"])
     return text.decode()
-
-
-def _connect_or_replace(path: Path) -> apsw.Connection:
-    try:
-        return _connect(path)
-    except (apsw.NotADBError, apsw.CorruptError):
-        log.exception("%s is damaged: it is put aside and a new audit log begun", path)
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{path}{suffix}").replace(f"{path}.damaged{suffix}")
-        return _connect(path)
-
-
-def _connect(path: Path) -> apsw.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)
-    connection = apsw.Connection(str(path))
-    try:
-        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        connection.pragma("journal_mode", "wal")
-        connection.pragma("synchronous", "normal")
-        connection.execute(_SCHEMA)
-    except BaseException:
-        connection.close()
-        raise
-    return connection

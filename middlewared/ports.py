@@ -122,6 +122,9 @@ class Pools(Protocol):
     async def pools(self) -> Sequence[Pool]:
         """All pools on the shared disks, imported or not. Raises PortError when the kernel cannot tell."""
 
+    async def trouble(self, guid: str) -> str:
+        """Why the pool could not be imported here now, a sentence; empty when it could. Only reads the disks."""
+
     async def import_pool(self, guid: str) -> None:
         """Import, by force: the fence already excludes every other writer. The caller sets the deadline."""
 
@@ -162,6 +165,24 @@ class FenceResult:
     message: str = ""  # a sentence: what refused and why
 
 
+@dataclass(frozen=True, slots=True)
+class DiskRehearsal:
+    """One shared disk, read once without touching it."""
+
+    serial: str
+    problem: str = ""  # why it cannot be read, a sentence; empty: it answers
+    holder: str = ""  # of the reservation: A, B, or somebody else's key in hexadecimal; empty: nobody
+    unexpected: tuple[str, ...] = ()  # registered keys that should not be there, in hexadecimal
+
+
+@dataclass(frozen=True, slots=True)
+class FenceRehearsal:
+    """What a takeover would meet on the disks: `result` by the keeper's own rule, and each disk that it knows."""
+
+    result: FenceResult
+    disks: tuple[DiskRehearsal, ...]
+
+
 class Fencing(Protocol):
     """Reservations on the shared disks, kept by `fenced`, which outlives middlewared."""
 
@@ -169,6 +190,9 @@ class Fencing(Protocol):
 
     async def acquire(self, *, force: bool) -> FenceResult:
         """Take the disks. Without force a peer whose key is still moving is left alone (PEER_ALIVE)."""
+
+    async def rehearse(self) -> FenceRehearsal:
+        """Read keys and reservation of every known disk once; never writes. Raises PortError."""
 
     async def release(self) -> None:
         """Give the reservations and registrations up. Only ever after the pools are seen exported."""

@@ -138,7 +138,8 @@ def _command(client: "BlockingClient", options: Options) -> int:
         return OK
     from middlewared.cli.output import render
 
-    sys.stdout.write(render(result, mode))
+    whole = any(schema.get("x-cli-whole") for schema in node.entry.get("returns") or ())
+    sys.stdout.write(render(result, mode, whole=whole))
     return OK
 
 

@@ -9,11 +9,15 @@ _MISSING = object()
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def render(result: Any, mode: str) -> str:
-    """The whole output, line ends included."""
+def render(result: Any, mode: str, *, whole: bool = False) -> str:
+    """The whole output, line ends included.
+
+    `whole`, in a table: long lines are wrapped, not cut, and rows inside a record or a cell are shown. It is for
+    results that are read by humans first; their schemas say `x-cli-whole`.
+    """
     if mode == "json":
         return as_json(result) + "\n"
-    return _csv(result) if mode == "csv" else _table(result)
+    return _csv(result) if mode == "csv" else _whole_table(result) if whole else _table(result)
 
 
 def as_json(result: Any, indent: int | None = 2) -> str:
@@ -57,6 +61,39 @@ def _table(result: Any) -> str:
             return "(empty object)\n"
         return _grid([[key, _cell(value)] for key, value in result.items()], header=False)
     return "\n" if result is None else _scalar(result) + "\n"
+
+
+def _whole_table(result: Any) -> str:
+    """As `_table`, but nothing is left out; rows inside a record come below it, under their name."""
+    if not isinstance(result, dict):
+        return _table([_opened(row) for row in result] if isinstance(result, list) else result)
+    below = {key: value for key, value in result.items() if _is_rows(value)}
+    text = _table(_opened({key: value for key, value in result.items() if key not in below}))
+    return text + "".join(f"\n{_printable(key)}\n{_whole_table(rows)}" for key, rows in below.items())
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(isinstance(item, dict) for item in value)
+
+
+def _opened(value: Any) -> Any:
+    """The record with texts wrapped to a cell's width, and rows inside it as lines of what they hold."""
+    import textwrap
+
+    if isinstance(value, dict):
+        return {key: _opened(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [_opened(" ".join(_words(item)) if isinstance(item, dict) else item) for item in value]
+    if isinstance(value, str):
+        return "\n".join(textwrap.fill(line, CELL_CHARACTERS_MAX) for line in value.split("\n"))
+    return value
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    """What a row says, without its keys, but with the unit that a key ends in."""
+    return [
+        _scalar(value) + (" ms" if key.endswith("_ms") else "") for key, value in row.items() if value not in (None, "")
+    ]
 
 
 def _scalar(value: Any) -> str:

@@ -102,6 +102,9 @@ class Kernel:
                 await self._set_firewall(args["allow"])
             case "pool_list":
                 return await self._pool_list()
+            case "pool_trouble":
+                self._check_pool(args["guid"])
+                return await self.pool.trouble()
             case "pool_import":
                 await self._pool_import(args["guid"])
             case "pool_export":

@@ -79,9 +79,9 @@ class SimulatedPool:
             if self.imported:
                 return
             await self.scan()
-            rings = [ring for ring in await self._each(self._read_ring) if ring is not None]
-            if not self.known or len(rings) < self._members - REDUNDANCY:
-                raise PoolError(f"{NAME}: only {len(rings)} of {self._members} disks can be read")
+            rings = await self._rings()
+            if too_few := self._too_few(rings):
+                raise PoolError(too_few)
             self._txg = max((row.get("txg", 0) for ring in rings for row in ring), default=0)
             trouble = await self._commit()
             if trouble and len(trouble) > REDUNDANCY:
@@ -89,6 +89,10 @@ class SimulatedPool:
             self.imported = True
             self._set_status(trouble)
             self._writer = asyncio.create_task(self._write_on())
+
+    async def trouble(self) -> str:
+        """Why it could not be imported now; empty when it could. Only reads."""
+        return "" if self.imported else self._too_few(await self._rings())
 
     async def export(self) -> None:
         """Write the last transaction and let go. Raises PoolError when the pool is suspended, as ZFS hangs then."""
@@ -144,6 +148,15 @@ class SimulatedPool:
         seen = [lun.number for lun in self._disks.luns]
         await asyncio.gather(*(write(lun) for lun in seen))
         return trouble + [f"{self._members - len(seen)} disks missing"] * max(0, self._members - len(seen))
+
+    async def _rings(self) -> list[list[dict[str, Any]]]:
+        """The records of every disk that answers."""
+        return [ring for ring in await self._each(self._read_ring) if ring is not None]
+
+    def _too_few(self, rings: list[list[dict[str, Any]]]) -> str:
+        if self.known and len(rings) >= self._members - REDUNDANCY:
+            return ""
+        return f"{NAME}: only {len(rings)} of {self._members} disks can be read"
 
     async def _read_ring(self, lun: int) -> list[dict[str, Any]]:
         data = await self._disks.read(lun, RING_LBA, RING_BLOCKS)

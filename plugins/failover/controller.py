@@ -40,6 +40,7 @@ class FailoverController:
         self._changed = asyncio.Event()
         self.other: Facts | None = None
         self.on_closed: Callable[[str], None] = lambda address: None  # traffic to a virtual address is kept out now
+        self.on_step: Callable[[State, Event, State], None] = lambda before, event, after: None  # for the history
         self.observer = Observer(settings, ports, context.store)
         worker = Worker(self._node, ports, context.store, context.peer, context.alerts)
         self.runner = Runner(ports, worker, _limits(context), self._stepped)
@@ -152,8 +153,12 @@ class FailoverController:
         self._changed.clear()
         await self._changed.wait()
 
-    def _stepped(self, before: State, after: State) -> None:
+    def _stepped(self, before: State, event: Event, after: State) -> None:
         self._progress.follow(before, after)
+        try:
+            self.on_step(before, event, after)
+        except Exception:
+            log.exception("the history of failovers lacks a step")
         alerts = self._context.alerts
         if after.role is Role.ERROR and before.role is not Role.ERROR:
             alerts.set("failover.error", "CRITICAL", f"The last takeover failed here: {after.error}", self._node)

@@ -1,27 +1,58 @@
 """The `failover.*` methods."""
 
+import asyncio
 import errno
+import logging
+import time
+from pathlib import Path
 from typing import Any
 
 from middlewared.errors import CallError, ValidationErrors, invalid
 from middlewared.plugin import Call, Context, Plugin, method
+from middlewared.plugins.failover import rehearsal
 from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.events import Wish
+from middlewared.plugins.failover.history import History, OpenHistory, Remembers
+from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
 from middlewared.plugins.failover.state import Role
+from middlewared.rpc import query
 from middlewared.store.database import Transaction
+
+log = logging.getLogger(__name__)
+
+_HISTORY_TIMEOUT_S = 2.0
+_HISTORY_PAGE_ROWS = 200  # of the largest rows, within one frame of the peer link
+_REHEARSE_TIMEOUT_S = 10.0
 
 
 class Failover(Plugin):
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, open_history: OpenHistory | None = None) -> None:
+        """`open_history`: where past failovers are kept, if not in a file of this controller."""
         super().__init__(context)
         self.controller = FailoverController(context)
+        self._open_history = open_history or self._open_file
+        self._history: Remembers | None = None
+        self._rehearsing = asyncio.Lock()  # one at a time: each reads all disks
 
     async def start(self) -> None:
+        history = self._history = await self._open_history()
+        if history.damaged:
+            text = "The history of failovers before now is lost: its file was damaged, or cannot be used. See the log."
+            self.context.alerts.set("failover.history", "WARNING", text, self.context.settings.node)
+        clock_s = asyncio.get_running_loop().time
+        recorder = Recorder(history.next_number, history.keep, clock_s=clock_s, wall_s=time.time)
+        self.controller.on_step = recorder.follow
         await self.controller.start()
 
     async def stop(self) -> None:
         await self.controller.stop()
+        if self._history is not None:
+            await self._history.close()
+
+    async def _open_file(self) -> History:
+        settings = self.context.settings
+        return await History.open(Path(settings.state_dir) / "history.db", settings.node, self.context.bus)
 
     # -------------------------------------------------------------------------------------- questions
 
@@ -70,6 +101,49 @@ class Failover(Plugin):
     @method("failover.reboot.info")
     async def reboot_info(self, call: Call) -> dict[str, Any]:
         return reboot_info(self.controller.mine(), self.controller.other)
+
+    @method("failover.explain")
+    async def explain(self, call: Call) -> list[dict[str, Any]]:
+        return self.controller.publisher.explain()
+
+    @method("failover.history")
+    async def history(self, call: Call, filters: list[Any], options: dict[str, Any]) -> Any:
+        rows = [] if self._history is None else await self._history.rows()
+        if call.credential.kind != "NODE":  # the other controller wants ours alone, and asks nobody in turn
+            rows += await self._history_of_other()
+        once = {row["id"]: row for row in rows}  # a row may have moved to the next page meanwhile
+        newest_first = sorted(once.values(), key=lambda row: (row["started_at"], row["id"]), reverse=True)
+        return query.apply(newest_first, filters, options)
+
+    async def _history_of_other(self) -> list[dict[str, Any]]:
+        """Page by page; what does not come in time is left out."""
+        rows: list[dict[str, Any]] = []
+        if not self.context.peer.connected:
+            return rows
+        try:
+            async with asyncio.timeout(_HISTORY_TIMEOUT_S):
+                while len(rows) % _HISTORY_PAGE_ROWS == 0:
+                    options = {"limit": _HISTORY_PAGE_ROWS, "offset": len(rows)}
+                    page = await self.context.peer.call("failover.history", [[], options])
+                    if not page:
+                        break
+                    rows += page
+        except (CallError, TimeoutError) as error:
+            log.warning("the other controller's history is not shown: %s", error or "no answer in time")
+        return rows
+
+    @method("failover.rehearse")
+    async def rehearse(self, call: Call) -> dict[str, Any]:
+        mine = self.controller.mine()
+        if mine.role not in (Role.MASTER, Role.YIELDING) or call.credential.kind == "NODE":
+            async with self._rehearsing:
+                seen = await rehearsal.look(self.context.ports, self.context.store)
+            return rehearsal.result(mine.node, rehearsal.checks(mine, self.controller.other, seen))
+        try:
+            answer = await self.context.peer.call("failover.rehearse", [], timeout_s=_REHEARSE_TIMEOUT_S)
+        except CallError as error:
+            return rehearsal.unreachable(mine, str(error))
+        return dict(answer)
 
     # -------------------------------------------------------------------------------------- configuration
 

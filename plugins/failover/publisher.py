@@ -1,11 +1,15 @@
 """Tells the world: facts to the other controller, status, reasons and alerts to whoever listens here."""
 
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from middlewared.alerts import Alerts
 from middlewared.bus import Bus, Event
 from middlewared.peer.link import PeerLink
 from middlewared.plugins.failover import reasons
+from middlewared.plugins.failover.evidence import evidence
 from middlewared.plugins.failover.facts import Facts, to_wire
 from middlewared.plugins.failover.status import Status, status
 
@@ -16,10 +20,12 @@ _PASSING = {"LOC_FAILOVER_ONGOING", "REM_FAILOVER_ONGOING"}  # shown by the stat
 class Publisher:
     """Remembers what was last said, and speaks only when it differs."""
 
-    def __init__(self, bus: Bus, peer: PeerLink, alerts: Alerts) -> None:
+    def __init__(self, bus: Bus, peer: PeerLink, alerts: Alerts, *, wall_s: Callable[[], float] = time.time) -> None:
         self._bus = bus
         self._peer = peer
         self._alerts = alerts
+        self._wall_s = wall_s
+        self._since: dict[str, datetime] = {}  # of every row that holds, also of those that a failover here hides
         self._facts: tuple[Facts, Facts | None] | None = None
         self.status = Status.UNKNOWN
         self.reasons: list[str] = []
@@ -36,6 +42,7 @@ class Publisher:
         if now is not self.status:
             self.status = now
             self._bus.emit(Event("failover.status", "changed", {"status": now.value}))
+        self._keep_time(mine, other)
         codes = reasons.codes(mine, other)
         if codes != self.reasons:
             self.reasons = codes
@@ -45,6 +52,28 @@ class Publisher:
         if self._reboot is not None and reboot != self._reboot:
             self._bus.emit(Event("failover.reboot.info", "changed", reboot, id=None))
         self._reboot = reboot
+
+    def explain(self) -> list[dict[str, Any]]:
+        """The reasons that hold, in the table's order, each with what makes it hold and since when (datetime)."""
+        if self._facts is None:
+            return []
+        mine, other = self._facts
+        return [
+            {
+                "code": code,
+                "concerns": reasons.BY_CODE[code].concerns.value,
+                "evidence": evidence(code, mine, other, self._since[code]),
+                "since": self._since[code],
+                "description": reasons.BY_CODE[code].description,
+                "remedy": reasons.BY_CODE[code].remedy,
+            }
+            for code in self.reasons
+        ]
+
+    def _keep_time(self, mine: Facts, other: Facts | None) -> None:
+        now = datetime.fromtimestamp(self._wall_s(), UTC)
+        holding = [row.code for row in reasons.TABLE if row.holds(mine, other)]
+        self._since = {code: self._since.get(code, now) for code in holding}
 
     def _alert(self, node: str) -> None:
         lasting = [code for code in self.reasons if code not in _PASSING]

@@ -18,9 +18,11 @@ _PARTICIPATE_RETRY_MS = 200
 
 
 class Runner:
-    """Runs one engine on the asyncio loop; `on_step` is told after every step."""
+    """Runs one engine on the asyncio loop; `on_step(before, event, after)` is told after every step."""
 
-    def __init__(self, ports: Ports, worker: Worker, limits: Limits, on_step: Callable[[State, State], None]) -> None:
+    def __init__(
+        self, ports: Ports, worker: Worker, limits: Limits, on_step: Callable[[State, Event, State], None]
+    ) -> None:
         self.state = State(limits=limits)
         self._ports = ports
         self._worker = worker
@@ -82,7 +84,7 @@ class Runner:
             )  # fmt: skip
         for action in actions:
             self._act(action)
-        self._on_step(before, self.state)
+        self._on_step(before, event, self.state)
 
     def _arm(self) -> None:
         if self._timer is not None:

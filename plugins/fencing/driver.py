@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from middlewared.lines import LineClient, LineError, LineLost
-from middlewared.ports import FenceCode, FenceResult, FenceState, Listener, PortError
+from middlewared.ports import DiskRehearsal, FenceCode, FenceRehearsal, FenceResult, FenceState, Listener, PortError
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +15,7 @@ RETRY_MS_MIN = 20
 RETRY_MS_MAX = 500
 ACQUIRE_MS_MAX = 4_000  # below the failover engine's own deadline for the phase
 RELEASE_MS_MAX = 4_000
+REHEARSE_MS_MAX = 4_000
 STATE_MS_MAX = 1_500  # the keeper answers late while it proves its reservations after lost time
 LOOK_MS = 500  # between questions to a keeper that says nothing: one that hangs keeps its socket open
 
@@ -57,6 +58,9 @@ class FencedDriver:
         await self._refresh()
         if answer["code"] != FenceCode.OK:
             raise PortError(f"the reservations were not all given up: {answer['message']}")
+
+    async def rehearse(self) -> FenceRehearsal:
+        return _rehearsal_of(await self._call("rehearse", REHEARSE_MS_MAX))
 
     async def run_info(self) -> dict[str, Any]:
         """The keeper's own view, for an administrator. Raises PortError."""
@@ -111,6 +115,12 @@ class FencedDriver:
             self._state = state
             for listener in self._listeners:
                 listener()
+
+
+def _rehearsal_of(data: dict[str, Any]) -> FenceRehearsal:
+    result = FenceResult(FenceCode(data["result"]["code"]), str(data["result"]["message"]))
+    disks = [DiskRehearsal(**{**row, "unexpected": tuple(row["unexpected"])}) for row in data["disks"]]
+    return FenceRehearsal(result, tuple(disks))
 
 
 def _state_of(data: dict[str, Any]) -> FenceState:

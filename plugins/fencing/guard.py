@@ -13,10 +13,11 @@ from middlewared.plugins.fencing.holder import Holder
 from middlewared.plugins.fencing.logic import Peer, PeerWatch, Reading
 from middlewared.plugins.fencing.memory import Memory
 from middlewared.plugins.fencing.pulse import Pulse
+from middlewared.plugins.fencing.rehearsal import rehearsal
 from middlewared.plugins.fencing.scsi_pr import generation_of, make_key, next_generation
 from middlewared.plugins.fencing.takeover import each, read_all, refusal, release_all, take_all
 from middlewared.plugins.fencing.transport import Disk, DiskRefused, DiskSource, TransportError, read_keys
-from middlewared.ports import FenceCode, FenceResult, FenceState
+from middlewared.ports import FenceCode, FenceRehearsal, FenceResult, FenceState
 from middlewared.settings import FenceSettings
 
 log = logging.getLogger(__name__)
@@ -276,6 +277,14 @@ class Guard:
             if now_ms > deadline_ms:
                 return FenceResult(FenceCode.PEER_ALIVE, "cannot tell whether the other controller's key is moving")
             await asyncio.sleep(self._settings.heartbeat_ms / 1000)
+
+    async def rehearse(self) -> FenceRehearsal:
+        """What a takeover would meet (ports.Fencing.rehearse). Only reads, so it waits for nobody and delays nobody."""
+        await self.ready()
+        visible = self._source.disks()
+        readings, unread = await read_all(list(visible.values()), self._holder.timeout_ms)
+        unread.update({serial: f"{serial}: has vanished" for serial in self._known - visible.keys()})
+        return rehearsal(readings, unread, self._host_id, held=self._holder.active)
 
     async def release(self) -> FenceResult:
         """Give everything back, also what was left from an earlier life; verified by reading back."""

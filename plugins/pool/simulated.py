@@ -26,6 +26,9 @@ class SimulatedPools(Pools):
             for row in rows
         ]
 
+    async def trouble(self, guid: str) -> str:
+        return str(await self._machine.call("pool_trouble", guid=guid))
+
     async def import_pool(self, guid: str) -> None:
         await self._machine.call("pool_import", timeout_ms=_TIMEOUT_MS, guid=guid)
 

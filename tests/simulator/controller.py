@@ -19,7 +19,9 @@ from middlewared.lab.properties import defaults
 from middlewared.lines import LineConnection, LineError, LineServer
 from middlewared.peer.link import PeerLink
 from middlewared.plugin import Call, Context
+from middlewared.plugins.failover.history import to_wire
 from middlewared.plugins.failover.methods import Failover
+from middlewared.plugins.failover.passage import Passage
 from middlewared.plugins.fencing.keeper import Keeper
 from middlewared.plugins.fencing.memory import Tenure
 from middlewared.ports import Ports, Power
@@ -68,6 +70,24 @@ class _Power(Power):
         self._controller.order("shutdown", reason)
 
 
+class _History:
+    """Past failovers of one daemon's life, without a thread or a file (failover.history.Remembers)."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._passages: dict[int, Passage] = {}
+        self.next_number = 1
+        self.damaged = False
+
+    def keep(self, passage: Passage) -> None:
+        self._passages[passage.number] = passage
+
+    async def rows(self) -> list[dict[str, Any]]:
+        return [to_wire(self._node, passage) for passage in self._passages.values()]
+
+    async def close(self) -> None: ...
+
+
 class Daemon:
     """One life of middlewared: the production parts, put together as middlewared.daemon does."""
 
@@ -103,11 +123,14 @@ class Daemon:
             registry=None,  # type: ignore[arg-type]
             call=None,  # type: ignore[arg-type]
         )
-        self.failover = Failover(context)
+        self.failover = Failover(context, self._open_history)
         peer.serve_call = self._serve_peer
         world.attach(self)
         await self.failover.start()
         await peer.start()
+
+    async def _open_history(self) -> "_History":
+        return _History(self.controller.settings.node)
 
     async def call(self, name: str, *args: Any, credential: Any = NODE) -> Any:
         """A method of the failover plugin (or a reboot), as the dispatcher would run it. Raises CallError."""

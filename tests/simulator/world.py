@@ -176,10 +176,10 @@ class World:
         runner: Runner = failover.controller.runner
         stepped, did, posted = runner._on_step, runner._act, runner._step
 
-        def on_step(before: State, after: State) -> None:
+        def on_step(before: State, event: Event, after: State) -> None:
             if before.role is not after.role or before.phase is not after.phase:
                 self.note(f"{node}: {before.role} -> {after.role} {after.phase or ''} ({after.error or after.cause})")
-            stepped(before, after)
+            stepped(before, event, after)
             if before.role is not after.role:
                 self.oracles.role_changed(node, before.role, after.role)
 

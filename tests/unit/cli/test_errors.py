@@ -167,7 +167,7 @@ def test_a_lost_connection(midctl, server):
 
 
 def test_an_unforeseen_mistake_is_one_line_with_the_way_to_more(midctl, monkeypatch):
-    monkeypatch.setattr("middlewared.cli.output.render", lambda result, mode: 1 / 0)
+    monkeypatch.setattr("middlewared.cli.output.render", lambda result, mode, whole: 1 / 0)
     line = "midctl: unexpected ZeroDivisionError: division by zero (MIDCTL_DEBUG=1 shows where)\n"
     assert midctl("system", "failover", "status") == (1, "", line)
     monkeypatch.setenv("MIDCTL_DEBUG", "1")

@@ -74,3 +74,34 @@ def test_csv():
 def test_json_keeps_the_order_and_the_types_of_the_wire():
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     assert render({"b": moment, "a": "ü"}, "json") == ('{\n  "b": {\n    "$date": 1767225600000\n  },\n  "a": "ü"\n}\n')
+
+
+def test_a_whole_record_wraps_its_texts_and_shows_its_rows_below():
+    record = {"node": "B", "failures": [f"{'word ' * 14}end"], "checks": [{"ok": True, "detail": ""}]}
+    assert render(record, "table", whole=True) == (
+        "+----------+------------------------------------------------------------------+\n"
+        "|     node | B                                                                |\n"
+        "| failures | word word word word word word word word word word word word word |\n"
+        "|          | word end                                                         |\n"
+        "+----------+------------------------------------------------------------------+\n"
+        "\nchecks\n"
+        "+------+--------+\n"
+        "| ok   | detail |\n"
+        "+------+--------+\n"
+        "| true |        |\n"
+        "+------+--------+\n"
+    )
+
+
+def test_rows_in_a_cell_are_lines_in_a_whole_table():
+    rows = [{"id": "A-1", "phases": [{"phase": "FENCING", "duration_ms": 21, "detail": ""}, {"phase": "IMPORTING"}]}]
+    assert render(rows, "table", whole=True) == (
+        "+-----+---------------+\n"
+        "| id  | phases        |\n"
+        "+-----+---------------+\n"
+        "| A-1 | FENCING 21 ms |\n"
+        "|     | IMPORTING     |\n"
+        "+-----+---------------+\n"
+    )
+    assert render([], "table", whole=True) == "(empty list)\n"
+    assert "<list>" in render(rows, "table")

@@ -268,7 +268,7 @@ def test_the_timeout_of_the_administrator_is_waited_out() -> None:
     ("peer", "config"),
     [
         (PeerView(master=False, could_lead=False), PAIR),  # its links are down as well, or it is booting
-        (FIT, replace(PAIR, enabled=False)),
+        (FIT, replace(PAIR, enabled=False, designated=True)),
         (FIT, replace(PAIR, available=False, designated=True)),
     ],
 )
@@ -279,6 +279,14 @@ def test_a_master_without_links_stays_when_nobody_is_better(peer: PeerView, conf
     engine.tell(Elected(CUT_OFF))
     assert engine.state.role is Role.MASTER
     assert next_wake_ms(engine.state) is None
+
+
+def test_a_master_gives_way_to_the_designated_one_also_while_failover_is_disabled() -> None:
+    engine = master()
+    engine.tell(Configured(replace(PAIR, enabled=False, designated=False)))
+    engine.tell(PeerChanged(FIT))
+    engine.tell(Elected(CUT_OFF))
+    assert engine.state.role is Role.YIELDING
 
 
 def test_an_isolated_master_gives_way_after_a_while() -> None:

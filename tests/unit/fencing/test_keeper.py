@@ -126,6 +126,30 @@ async def test_driver_and_keeper(site: Site, driver: FencedDriver) -> None:
     assert reset.reasons == []
 
 
+async def test_a_rehearsal_reads_and_changes_nothing(site: Site, driver: FencedDriver) -> None:
+    keepers = [site.keeper("a", Noted()), site.keeper("b", Noted())]
+    for keeper in keepers:
+        await keeper.start()
+    assert (await keepers[1].guard.acquire(force=False)).code is FenceCode.OK
+    await driver.start()
+    registered = [list(site.shelf.reservations(lun).keys) for lun in range(12)]
+    site.shelf.fail(3)
+    found = await driver.rehearse()
+    assert (found.result.code, found.result.message) == (FenceCode.OK, "11 of 12 disks answer")
+    assert [disk.serial for disk in found.disks] == [f"S{lun:02}" for lun in range(12)]
+    assert [disk.holder for disk in found.disks if not disk.problem] == ["B"] * 11
+    assert [disk.serial for disk in found.disks if disk.problem] == ["S03"]
+    assert not any(disk.unexpected for disk in found.disks)
+    site.shelf.fail(4)
+    assert (await driver.rehearse()).result.code is FenceCode.TOO_MANY_REFUSED
+    assert [list(site.shelf.reservations(lun).keys) for lun in range(12)] == registered, "who is registered stays so"
+    assert driver.state().held is False
+    for keeper in keepers:
+        await keeper.stop()
+    with pytest.raises(PortError, match="did not answer"):
+        await driver.rehearse()
+
+
 async def test_driver_waits_for_the_keeper_and_comes_back(site: Site, driver: FencedDriver) -> None:
     await driver.start()
     assert driver.state() == FenceState()
