@@ -2,9 +2,9 @@
 opinion of them.
 
 O0  no program fails
-O1  never two writers: each accepted write comes from the controller that holds the disk's reservation (or held it last,
-    if the target has forgotten; or is registered to take it, with more than half of the disks in hand), and no write of
-    an older import lands after one of a newer
+O1  never two writers: each accepted write comes from the controller that holds the disk's reservation (or, with
+    more than half of the disks in hand, is about to take this one, too), and no write of an older import lands after
+    one of a newer
 O2  who lost the disks, or imported without them, is reset within RESET_MS of its running time
 O3  traffic is let in only where the disks are held and the pool is imported, and never in two places for long
 O4  an acknowledged change of the configuration is never lost
@@ -87,8 +87,8 @@ class Oracles:
         holder = _NODE_OF[host_of(kept.holder_key)] if kept.holder_key else self._holder_on.get(lun)
         if not kept.holder_key and node in self._stood_still:
             return  # see `target_restarted`
-        joining = node in {_NODE_OF[host_of(key)] for key in kept.keys.values()} and self.holds(node)
-        if holder != node and not joining:
+        admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
+        if holder != node and not (admitted and self.holds(node)):
             self.fail("O1", f"disk {lun} accepted a write of {node}, but {holder} holds it")
         newest = self._tenure_on.get(lun, 0)
         if tenure < newest:
