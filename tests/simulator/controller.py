@@ -201,6 +201,7 @@ class Controller:
         self._restart_ms.clear()
         process = self._spawn("kernel")
         process.start(self._boot(process))
+        self.world.network_changed()
 
     async def _boot(self, process: Process) -> None:
         blocks = self._blocks = Blocks(

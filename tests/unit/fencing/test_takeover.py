@@ -12,7 +12,7 @@ from middlewared.ports import FenceCode
 
 US, THEM = 0xA000_0001, 0xB000_0001
 MINE, THEIRS = make_key(US, 8), make_key(THEM, 3)
-TIMEOUT_MS = 20
+TIMEOUT_MS = 200
 BLOCK = bytes(512)
 
 
