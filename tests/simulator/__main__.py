@@ -3,19 +3,25 @@
 python -m tests.simulator --seeds 1000 [--from 1] [--time SECONDS] [--jobs 2]
 python -m tests.simulator 4711            replay one seed: its rates, its faults, and everything that happened
 python -m tests.simulator 4711 --shrink   find the few faults that suffice
+python -m tests.simulator --check         past failures, a fixed set of seeds, and seeds of this commit
 python -m tests.simulator --quiet HOURS   a pair that nothing happens to: how fast is the simulator?
 """
 
 import argparse
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
 
 from tests.simulator.run import Result, Run, quiet_pair, quieten, run_seed
 from tests.simulator.shrink import shrink
 
 _REPORT_S = 30.0
+_FIXED = 100
+_NEW = 60
 
 
 def main() -> int:
@@ -34,12 +40,17 @@ def main() -> int:
         return 0
     if arguments.seed is not None:
         return replay(arguments.seed, shrinking=arguments.shrink)
-    return many(arguments.first, arguments.seeds, arguments.time, arguments.jobs)
+    first, count = arguments.first, arguments.seeds
+    seeds = checked() if arguments.check else range(first, first + count if count else sys.maxsize)
+    return many(seeds, arguments.time, arguments.jobs)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulator", description="two controllers in virtual time")
     parser.add_argument("seed", type=int, nargs="?", help="replay this one, with its log")
+    parser.add_argument(
+        "--check", action="store_true", help="what `make test` runs: past failures, fixed and new seeds"
+    )
     parser.add_argument("--shrink", action="store_true", help="find the few faults of the seed that suffice")
     parser.add_argument("--seeds", type=int, default=100, metavar="N", help="how many (default 100; 0: no end)")
     parser.add_argument("--from", type=int, default=1, dest="first", metavar="SEED", help="the first one (default 1)")
@@ -61,12 +72,21 @@ def replay(seed: int, *, shrinking: bool) -> int:
     return 1 if result.violation else 0
 
 
-def many(first: int, count: int, limit_s: float | None, jobs: int) -> int:
-    """Seeds from `first` on; a line for each that breaks a rule, and what it all came to."""
+def checked() -> list[int]:
+    """Past failures, a fixed set, and seeds that no commit before this one has tried."""
+    lines = (Path(__file__).parent / "past.txt").read_text().splitlines()
+    past = [int(line.split()[0]) for line in lines if line and not line.startswith("#")]
+    told = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout[:6]
+    new = 1_000_000 + int(told or "0", 16) * _NEW
+    return [*past, *range(1, _FIXED + 1), *range(new, new + _NEW)]
+
+
+def many(numbers: Iterable[int], limit_s: float | None, jobs: int) -> int:
+    """A line for each that breaks a rule, and what it all came to."""
     began_s = said_s = time.monotonic()
     totals = dict.fromkeys(("simulated_s", "rehearsals", "role_changes", "resets", "writes"), 0.0)
     done, broken = 0, []
-    seeds = iter(range(first, first + count) if count else range(first, sys.maxsize))
+    seeds = iter(numbers)
     with ProcessPoolExecutor(jobs, initializer=quieten, max_tasks_per_child=200) as pool:
         waiting: set[Future[Result]] = set()
         while True:

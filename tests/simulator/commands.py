@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from middlewared.auth.identity import Credential
 from middlewared.errors import CallError, ValidationErrors
 from middlewared.lab import properties
-from middlewared.lab.places import LAN_LINKS, LINKS, NODES
+from middlewared.lab.places import LAN_LINKS, LINKS, NODES, LabError
 from tests.simulator.network import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(world: "World", line: str) -> None:
         raise CommandError(f"no such command: {line!r}")
     try:
         _COMMANDS[words[0]](world, *words[1:])
-    except (TypeError, ValueError, KeyError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, IndexError, LabError) as error:
         raise CommandError(f"{line!r}: {error}") from error
 
 
@@ -56,6 +56,8 @@ def resolve(world: "World", who: str) -> str:
     """The controller that a word means now: a settled MASTER, or whoever was last."""
     if who in NODES:
         return who
+    if who not in ("master", "standby"):
+        raise ValueError(f"{who} is none of a, b, master, standby")
     master = world.last_master
     return master if who == "master" else ("b" if master == "a" else "a")
 
