@@ -7,7 +7,10 @@ timer: nothing here sleeps, and nothing else asks for the time.
 
 import asyncio
 import contextvars
+import gc
 import heapq
+import sys
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -151,6 +154,24 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def stop(self) -> None:
         self._stopping = True
+
+    def forget(self) -> None:
+        """Collect whatever never ended, here and now: what its `finally` does is nobody's news."""
+        self.on_error = lambda text: None
+        told, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
+        asyncio._set_running_loop(self)
+        try:
+            for waiting in (self.ready, self._timers, self._graveyard):
+                waiting.clear()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that never began
+                gc.collect()
+                self.ready.clear()
+                gc.collect()  # what the first round's `finally` began
+            self.ready.clear()
+        finally:
+            asyncio._set_running_loop(None)
+            sys.unraisablehook = told
 
     # ------------------------------------------------------------------------------------------ asyncio's side
 

@@ -108,14 +108,13 @@ class World:
 
     def close(self) -> None:
         """Nothing runs any more; the memory is given back."""
-        self.loop.on_error = lambda text: None
         self.on_note = lambda at_s, text: None
         for controller in self.controllers.values():
-            for name in ("kernel", "keeper", "daemon"):
-                process = controller.process(name)
-                if process is not None:
-                    process.kill()
+            controller.power_off()
             controller.disk.close()
+        self.controllers.clear()
+        self.network.wires.clear()
+        self.loop.forget()
 
     def run_ms(self, duration_ms: float) -> None:
         self.loop.run_until(self.loop.now_s + duration_ms / 1000)
