@@ -24,6 +24,7 @@ STAGES: dict[str, tuple[int, list[str]]] = {
     # Whatever is not named after it belongs to it, so that a new folder of tests is never left out.
     "unit": (900, ["pytest", "tests", "--ignore=tests/contract", "--ignore=tests/lab"]),
     "contract": (300, ["pytest", "tests/contract"]),
+    "simulator": (1200, ["python", "-m", "tests.simulator", "--check"]),
     "lab": (1800, ["pytest", "tests/lab"]),
 }
 
