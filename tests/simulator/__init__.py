@@ -3,4 +3,4 @@
 from middlewared import lines
 
 # The one thing that production code does with a real socket outside the event loop: in memory, a path is enough.
-lines.listening = lambda path: path  # type: ignore[assignment,return-value]
+lines.listening = lambda path: path  # type: ignore[assignment,return-value]  # a path stands for the socket

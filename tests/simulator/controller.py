@@ -117,11 +117,11 @@ class Daemon:
             bus=bus,
             jobs=Jobs(bus),
             alerts=alerts,
-            audit=None,  # type: ignore[arg-type]  # failover does not use the rest
-            authenticator=None,  # type: ignore[arg-type]
+            audit=None,  # type: ignore[arg-type]  # failover does not use it
+            authenticator=None,  # type: ignore[arg-type]  # nor this
             peer=peer,
-            registry=None,  # type: ignore[arg-type]
-            call=None,  # type: ignore[arg-type]
+            registry=None,  # type: ignore[arg-type]  # nor this
+            call=None,  # type: ignore[arg-type]  # nor this
         )
         self.failover = Failover(context, self._open_history)
         peer.serve_call = self._serve_peer

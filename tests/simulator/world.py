@@ -190,7 +190,7 @@ class World:
             self.on_engine(node, event)
             posted(event)
 
-        runner._on_step, runner._act, runner._step = on_step, act, step  # type: ignore[method-assign]
+        runner._on_step, runner._act, runner._step = on_step, act, step  # type: ignore[method-assign]  # an ear, not a change
 
     def on_bus(self, node: str, event: BusEvent) -> None:
         if event.collection in ("failover.status", "failover.disabled.reasons"):
