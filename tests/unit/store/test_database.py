@@ -13,7 +13,8 @@ import apsw
 import pytest
 
 from middlewared.errors import CallError
-from middlewared.store.database import Position, Store, StoreError, Transaction
+from middlewared.store.database import Image, Store, StoreError, Transaction
+from middlewared.store.history import Position
 from middlewared.store.migrations import SCHEMA_VERSION
 
 
@@ -102,7 +103,7 @@ async def test_listeners_hear_which_tables_changed(store: Store) -> None:
     await store.write(put("nfs"))
     await store.write(lambda t: t.execute("DELETE FROM service_config"))  # SQLite truncates here: no update hook
     await store.begin_epoch()
-    assert told == [frozenset({"service_config"}), frozenset({"service_config"}), frozenset({"meta"})]
+    assert told == [frozenset({"service_config"}), frozenset({"service_config"}), frozenset({"meta", "epoch"})]
 
 
 async def test_reads_cannot_write(store: Store) -> None:
@@ -118,7 +119,7 @@ async def test_the_guard_refuses_before_anything_happens(store: Store) -> None:
     with pytest.raises(CallError, match="Controller A"):
         await store.write(put("nfs"))
     assert names(store) == []
-    await store.restore(await store.snapshot())
+    await store.restore((await store.snapshot()).data)
     await store.begin_epoch()
     assert store.position == Position(1, 1)
 
@@ -207,7 +208,7 @@ async def test_snapshot_and_restore_copy_everything(store: Store, tmp_path: Path
     await store.begin_epoch()
     for number in range(300):
         await store.write(put(f"service{number:03}"))
-    await other.restore(await store.snapshot())
+    await other.restore((await store.snapshot()).data)
     assert names(other) == names(store)
     assert other.position == store.position == Position(1, 301)
     assert {"user", "privilege", "service_config", "failover_config", "meta"} <= told[-1]
@@ -224,7 +225,7 @@ async def test_an_open_reader_keeps_its_state_while_everything_is_replaced(store
     other = await Store.open(tmp_path / "other" / "store.db")
     await other.write(lambda t: [put(f"old{n:04}")(t) for n in range(2000)])
     await store.write(lambda t: [put(f"new{n:04}")(t) for n in range(2000)])
-    image = await store.snapshot()
+    image = (await store.snapshot()).data
     reader = apsw.Connection(str(other.path))
     cursor = reader.execute("SELECT name FROM service_config")
     first = [next(cursor)[0] for _ in range(10)]
@@ -260,7 +261,7 @@ def _other_version(image: bytes) -> bytes:
 )
 async def test_a_damaged_image_changes_nothing(store: Store, damage) -> None:
     await store.write(put("nfs"))
-    image = await store.snapshot()
+    image = (await store.snapshot()).data
     await store.write(put("smb"))
     told: list[frozenset[str]] = []
     store.on_commit(told.append)
