@@ -6,8 +6,8 @@ What the callers may rely on:
 - Writes happen one after the other, each in one transaction that also advances `position`.
 - A reader sees a committed state, never a half-made one; also while `restore` replaces everything.
 - What `restore` replaces is contained in what replaces it, or was kept aside first; no write comes between the two.
-- From the call of `begin_epoch` on nothing is committed in the old epoch, and what a `restore` that was asked for before
-  brings does not replace the new one.
+- From the call of `begin_epoch` on nothing is committed in the old epoch, and a `restore` that was asked for before does
+  not replace the new one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ import apsw
 
 from middlewared.errors import CallError
 from middlewared.invariants import invariant
-from middlewared.store.history import EPOCHS_KEPT, Epoch, History, Position, contains
+from middlewared.store.lineage import EPOCHS_KEPT, Epoch, Line, Position, contains
 from middlewared.store.migrations import MIGRATIONS, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Store:
         self._begun_count = 0
         # The hook sees every row that changes; unlike the update hook also those of REPLACE and of a bare DELETE.
         writer.preupdate_hook(lambda update: self._changed.add(update.table_name))
-        self._history = _read_history(writer)
+        self._line = _read_line(writer)
         self._leader = _read_leader(writer)
 
     # ------------------------------------------------------------------------------------------ life
@@ -152,7 +152,7 @@ class Store:
     @property
     def position(self) -> Position:
         """Where the store stands; advanced by every write."""
-        return self._history.position
+        return self._line.position
 
     @property
     def leader(self) -> str | None:
@@ -273,22 +273,22 @@ class Store:
             tables = frozenset(self._changed)
             if tables:
                 self._writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'seq'")
-            history, leader = self._history, self._leader
+            line, leader = self._line, self._leader
             if "epoch" in tables:
-                history, leader = _read_history(self._writer), _read_leader(self._writer)
-            history = history._replace(position=_read_position(self._writer))
+                line, leader = _read_line(self._writer), _read_leader(self._writer)
+            line = line._replace(position=_read_position(self._writer))
             self._writer.execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        self._history, self._leader = history, leader
+        self._line, self._leader = line, leader
         return result, tables
 
     def _serialize(self) -> Image:
         image = bytearray(self._writer.serialize("main"))
         image[_VERSION_BYTES] = b"\x01\x01"  # a WAL file cannot be opened in memory, and the image needs no WAL
-        return Image(bytes(image), self._history.position)
+        return Image(bytes(image), self._line.position)
 
     def _replace(self, image: bytes, keep: Keep | None, begun_count: int) -> frozenset[str]:
         source = _open_image(image)
@@ -296,14 +296,14 @@ class Store:
             _check_image(source, self._writer)
             if self._begun_count != begun_count:
                 raise StoreError("This controller has begun to lead: its configuration is not overwritten")
-            if keep is not None and not contains(_read_history(source), self._history):
+            if keep is not None and not contains(_read_line(source), self._line):
                 self._keep(keep)
             # All pages in one step are one WAL transaction: atomic for readers, and for a crash.
             with self._writer.backup("main", source, "main") as backup:
                 backup.step(-1)
         finally:
             source.close()
-        self._history, self._leader = _read_history(self._writer), _read_leader(self._writer)
+        self._line, self._leader = _read_line(self._writer), _read_leader(self._writer)
         return frozenset(name for kind, name, _ in _schema(self._writer) if kind == "table")
 
     def _keep(self, keep: Keep) -> None:
@@ -369,9 +369,9 @@ def _read_position(connection: apsw.Connection) -> Position:
     return Position(meta["epoch"], meta["seq"])
 
 
-def _read_history(connection: apsw.Connection) -> History:
+def _read_line(connection: apsw.Connection) -> Line:
     rows = _rows(connection, "SELECT epoch, base_seq FROM epoch ORDER BY epoch", ())
-    return History(_read_position(connection), tuple(Epoch(row["epoch"], row["base_seq"]) for row in rows))
+    return Line(_read_position(connection), tuple(Epoch(row["epoch"], row["base_seq"]) for row in rows))
 
 
 def _read_leader(connection: apsw.Connection) -> str | None:

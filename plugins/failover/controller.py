@@ -179,8 +179,8 @@ class FailoverController:
             self._publish()
 
     def _begin_epoch(self, *, restarted: bool) -> Awaitable[None] | None:
-        """A new MASTER begins an epoch before anything else is written. Its number is unique in the pair: even on A, odd
-        on B. A daemon that comes back on a MASTER goes on in the present one, if this controller began it."""
+        """A new MASTER begins an epoch before anything else is written. Its number is unique in the pair: even on A,
+        odd on B. A daemon that comes back on a MASTER goes on in the present one, if this controller began it."""
         store = self._context.store
         if restarted and store.leader == self._node:
             return None

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from middlewared.store.history import Position
+from middlewared.store.lineage import Position
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from middlewared.plugins.failover import kept
 from middlewared.plugins.failover.facts import Facts
 from middlewared.plugins.failover.state import Role
 from middlewared.store.database import Image, Store, StoreError
-from middlewared.store.history import Position
+from middlewared.store.lineage import Position
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,9 @@ class ConfigSync:
     def _say_behind(self, why: str) -> None:
         mine = self._mine()
         if mine.licensed and mine.virtual:
-            text = f"Configuration changes are not yet on the other controller ({why}); they follow as soon as they can."
+            text = (
+                f"Configuration changes are not yet on the other controller ({why}); they follow as soon as they can."
+            )
             self._alerts.set(_ALERT, "WARNING", text, mine.node)
 
     # ------------------------------------------------------------------------------------------ from the other

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import apsw
 
-from middlewared.store.history import Position
+from middlewared.store.lineage import Position
 
 _FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
 

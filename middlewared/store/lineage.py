@@ -24,14 +24,14 @@ class Epoch(NamedTuple):
     base_seq: int
 
 
-class History(NamedTuple):
+class Line(NamedTuple):
     """Where a store stands, and the epochs that led there, the oldest first. Older ones may have been forgotten."""
 
     position: Position
     epochs: tuple[Epoch, ...]
 
 
-def contains(newer: History, ours: History) -> bool:
+def contains(newer: Line, ours: Line) -> bool:
     """Whether the line that leads to `newer` went through everything that was ever changed in `ours`.
 
     When that cannot be known, the answer is no.
@@ -46,19 +46,19 @@ def contains(newer: History, ours: History) -> bool:
     return _went_through(newer, epoch) and seq <= left_at
 
 
-def _went_through(history: History, epoch: int) -> bool:
+def _went_through(line: Line, epoch: int) -> bool:
     """Epochs before the first row are those of a store that did not record them yet, unless rows were forgotten."""
-    rows = history.epochs
+    rows = line.epochs
     if any(row.number == epoch for row in rows):
         return True
-    first = rows[0].number if rows else history.position.epoch
+    first = rows[0].number if rows else line.position.epoch
     return epoch < first and len(rows) < EPOCHS_KEPT
 
 
-def _last_change(history: History) -> Position:
+def _last_change(line: Line) -> Position:
     """To begin an epoch changes nothing: step back over those in which nothing else happened."""
-    position = history.position
-    rows = list(history.epochs)
+    position = line.position
+    rows = list(line.epochs)
     while rows and rows[-1].number == position.epoch and position.seq <= rows[-1].base_seq + 1:
         base_seq = rows.pop().base_seq
         if not rows and base_seq > 0:
