@@ -6,8 +6,8 @@ What the callers may rely on:
 - Writes happen one after the other, each in one transaction that also advances `position`.
 - A reader sees a committed state, never a half-made one; also while `restore` replaces everything.
 - What `restore` replaces is contained in what replaces it, or was kept aside first; no write comes between the two.
-- From the call of `begin_epoch` on nothing is committed in the old epoch, and a `restore` that was asked for before does
-  not replace the new one.
+- From the call of `begin_epoch` on nothing is committed in the old epoch, and a `restore` asked for before does not
+  replace the new one.
 """
 
 import asyncio
