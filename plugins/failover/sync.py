@@ -70,10 +70,11 @@ class ConfigSync:
     def guard(self) -> None:
         """Refuse a configuration change that the other controller might never see. Raises CallError (EHAUNAVAILABLE).
 
-        In a pair the MASTER changes it. While neither leads node A does, as long as both have the same.
+        Where there is another controller the MASTER changes it, be they licensed as a pair or not. While neither leads
+        node A does, as long as both have the same.
         """
         mine, other = self._mine(), self._other()
-        if not mine.licensed or not mine.virtual or mine.role is Role.MASTER:
+        if mine.role is Role.MASTER or not self._peer.paired:
             return
         refusal = self._refusal(mine, other)
         if refusal:
@@ -111,15 +112,19 @@ class ConfigSync:
             await self._send()
 
     def reconcile(self) -> None:
-        """Called on every change of facts: as MASTER, bring an other that differs up to date, in the background."""
+        """Called on every change of facts: bring an other that differs up to date, in the background.
+
+        The MASTER does. While neither leads the newer configuration wins, so that both agree on who is designated.
+        """
         mine, other = self._mine(), self._other()
         if other is None:
             self._acknowledged = None
             return
-        same = Position(other.epoch, other.position) == self._store.position
+        theirs = Position(other.epoch, other.position)
+        same = theirs == self._store.position
         if same:
             self._alerts.clear(_ALERT)
-        if mine.role is not Role.MASTER:
+        if not self._leads(mine, other):
             return
         if same:
             self._acknowledged = self._store.position
@@ -155,8 +160,16 @@ class ConfigSync:
             log.warning("the change is not on the other controller: %s", error)
             self._say_behind(error.message)
 
+    def _leads(self, mine: Facts, other: Facts | None) -> bool:
+        """Our configuration is the pair's."""
+        if mine.role is Role.MASTER:
+            return True
+        if other is None or _moving(mine) or _moving(other) or other.role is Role.MASTER:
+            return False
+        return self._store.position > Position(other.epoch, other.position)
+
     async def _catch_up(self) -> None:
-        while self._mine().role is Role.MASTER and self._peer.connected and not self.other_is_current:
+        while self._leads(self._mine(), self._other()) and self._peer.connected and not self.other_is_current:
             try:
                 await self._bring_up_to_date()
             except CallError as error:

@@ -33,6 +33,7 @@ class Link:
 
     def __init__(self) -> None:
         self.connected = True
+        self.paired = True
         self.to: Side | None = None
         self.sent = 0
         self.open = asyncio.Event()
@@ -159,11 +160,31 @@ async def test_without_a_leader_a_changes_only_what_both_have(pair: Pair) -> Non
         pair.a.sync.guard()
 
 
-@pytest.mark.parametrize("changes", [{"licensed": False}, {"interfaces": ()}])
-async def test_what_is_no_pair_is_not_guarded(pair: Pair, changes: dict[str, Any]) -> None:
-    pair.b.be(BACKUP, **changes)
+async def test_a_controller_without_another_is_not_guarded(pair: Pair) -> None:
+    pair.b.be(BACKUP, licensed=False)
     pair.b.other = None
+    pair.b.link.paired = False
     pair.b.sync.guard()
+
+
+@pytest.mark.parametrize("changes", [{"licensed": False}, {"interfaces": ()}])
+async def test_without_licence_or_address_the_other_still_leads(pair: Pair, changes: dict[str, Any]) -> None:
+    pair.b.be(BACKUP, **changes)
+    with pytest.raises(CallError, match="standby|cannot reach"):
+        pair.b.sync.guard()
+
+
+async def test_while_nobody_leads_the_newer_configuration_wins(pair: Pair) -> None:
+    pair.a.link.connected = False
+    await pair.a.store.write(put("nfs"))
+    pair.a.link.connected = True
+    pair.a.be(BACKUP)
+    pair.b.be(BACKUP)
+    pair.see()
+    pair.b.sync.reconcile()  # the older one keeps quiet
+    pair.a.sync.reconcile()
+    await asyncio.gather(*(task for task in (pair.a.sync._reconciling, pair.b.sync._reconciling) if task is not None))
+    assert names(pair.b.store) == ["nfs"]
 
 
 # ---------------------------------------------------------------------------------------------- to the other
