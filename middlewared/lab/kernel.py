@@ -64,6 +64,7 @@ class Kernel:
         self._links: dict[str, bool] = {}
         self._hardware_found = asyncio.Event()
         self._halting = False
+        self._loading = 0  # which load of the packet filter's rules is the last
         self._published: dict[str, Any] = {}
         self._working: set[asyncio.Task[Any]] = set()
         self.properties = defaults()
@@ -94,12 +95,14 @@ class Kernel:
             case "state":
                 return self.snapshot()
             case "vrrp_configure":
+                await self._while("vrrp_hangs")
                 self.speaker.configure(args["instances"])
             case "vrrp_participate":
+                await self._while("vrrp_hangs")
                 self.speaker.participate(args["wanted"])
                 self.changed()
             case "firewall":
-                await self._set_firewall(args["allow"])
+                await self._load_rules(args["allow"])
             case "pool_list":
                 return await self._pool_list()
             case "pool_trouble":
@@ -121,12 +124,23 @@ class Kernel:
                 raise LineError("EINVAL", f"unknown operation {op!r}")
         return None
 
+    async def _load_rules(self, allow: bool) -> None:
+        """For a driver. A program that loads rules and hangs is killed by the next one that does."""
+        self._loading += 1
+        mine = self._loading
+        await self._while("firewall_hangs")
+        if self.properties["firewall_fails"] or mine != self._loading:
+            raise LineError("EIO", f"the packet filter takes no rules, as `lab set {self._node}` wanted")
+        await self._set_firewall(allow)
+
     async def _set_firewall(self, allow: bool) -> None:
         self.firewall_allowed = allow
         self.changed()
         await self._tell_network([])  # answered only when the room knows: then traffic obeys
 
     async def _pool_list(self) -> list[dict[str, Any]]:
+        if self.properties["pool_list_fails"]:
+            raise LineError("EIO", f"the pools cannot be listed, as `lab set {self._node} pool_list_fails` wanted")
         if not self.pool.known and self._pools_wanted != "none":
             await self.pool.scan()
         return self.pools()
@@ -144,6 +158,8 @@ class Kernel:
     async def _pool_export(self, guid: str) -> None:
         self._check_pool(guid)
         await self._take_time("export")
+        if self.properties["export_fails"]:
+            raise LineError("EBUSY", f"{NAME}: the pool is busy, as `lab set {self._node} export_fails` wanted")
         try:
             await self.pool.export()
         except PoolError as error:
@@ -154,8 +170,7 @@ class Kernel:
             raise LineError("ENOENT", f"there is no pool {guid}")
 
     async def _service(self, name: str, *, running: bool) -> None:
-        while self.properties["service_hangs"]:
-            await asyncio.sleep(_HANG_POLL_S)
+        await self._while("service_hangs")
         if running:
             await asyncio.sleep(self.properties["service_start_ms"] / 1000)
         try:
@@ -164,9 +179,12 @@ class Kernel:
             raise LineError("ENOENT", str(error)) from error
 
     async def _take_time(self, what: str) -> None:
-        while self.properties[f"{what}_hangs"]:
-            await asyncio.sleep(_HANG_POLL_S)
+        await self._while(f"{what}_hangs")
         await asyncio.sleep(self.properties[f"{what}_ms"] / 1000)
+
+    async def _while(self, hangs: str) -> None:
+        while self.properties[hangs]:
+            await asyncio.sleep(_HANG_POLL_S)
 
     async def _halt(self, kind: str, reason: str) -> None:
         """An orderly end: the daemon, traffic, services, pools, the keeper, and only then the virtual addresses."""

@@ -80,9 +80,14 @@ PROPERTIES: dict[str, Property] = {
     "import_fails": _flag(False, "yes|no", "importing a pool fails"),
     "import_hangs": _flag(False, "yes|no", "importing a pool does not end"),
     "export_ms": _duration(0, "how long exporting a pool takes"),
+    "export_fails": _flag(False, "yes|no", "exporting a pool fails: it is busy"),
     "export_hangs": _flag(False, "yes|no", "exporting a pool does not end"),
+    "pool_list_fails": _flag(False, "yes|no", "the kernel cannot say which pools are imported"),
     "service_start_ms": _duration(5, "how long starting a service takes"),
     "service_hangs": _flag(False, "yes|no", "starting or stopping a service does not end"),
+    "firewall_fails": _flag(False, "yes|no", "the packet filter takes no new rules"),
+    "firewall_hangs": _flag(False, "yes|no", "loading rules of the packet filter does not end"),
+    "vrrp_hangs": _flag(False, "yes|no", "the VRRP speaker takes no orders; it goes on as it was"),
 }
 POOLS = ("default", "none")
 
