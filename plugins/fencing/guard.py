@@ -154,7 +154,7 @@ class Guard:
     def _look(self) -> None:
         """One heartbeat of the standby: read the keys where the other shows life, and now and then the rest."""
         disks = self._source.disks()
-        for serial in self._unread.keys() - disks.keys():
+        for serial in sorted(self._unread.keys() - disks.keys()):
             del self._unread[serial]
         watched = self._watched(disks)
         others = sorted(disks.keys() - watched)
@@ -162,7 +162,7 @@ class Guard:
         count = logic.checks_a_beat(len(others), self._settings.heartbeat_ms, sweep_ms) if others else 0
         turn = {others[(self._turn + step) % len(others)] for step in range(count)}
         self._turn += count
-        for serial in watched | turn:
+        for serial in sorted(watched | turn):
             self._spawn(serial, self._observe(disks[serial], serial in watched))
 
     def _watched(self, disks: Mapping[str, Disk]) -> set[str]:
@@ -223,7 +223,7 @@ class Guard:
         visible = self._source.disks()
         disks = list(visible.values())
         readings, unread = await read_all(disks, self._holder.timeout_ms)
-        unread.update({serial: f"{serial}: has vanished" for serial in self._known - visible.keys()})
+        unread.update({serial: f"{serial}: has vanished" for serial in sorted(self._known - visible.keys())})
         if not force and self._pulse.now_ms() < self._give_way_until_ms:
             return _GIVING_WAY
         alive = None if force else await self._peer_alive(visible, readings)
@@ -239,7 +239,7 @@ class Guard:
             self._give_way_until_ms = self._pulse.now_ms() + GIVE_WAY * self._settings.alive_ms
         if taken.result.code is not FenceCode.OK:
             return taken.result
-        held = [visible[serial] for serial in taken.held]
+        held = [visible[serial] for serial in sorted(taken.held)]
         if self._pulse.notice() != lapses and not await self._verified(held, key):
             await release_all(held, self._host_id, self._holder.timeout_ms)
             return _STOOD_STILL
@@ -283,7 +283,7 @@ class Guard:
         await self.ready()
         visible = self._source.disks()
         readings, unread = await read_all(list(visible.values()), self._holder.timeout_ms)
-        unread.update({serial: f"{serial}: has vanished" for serial in self._known - visible.keys()})
+        unread.update({serial: f"{serial}: has vanished" for serial in sorted(self._known - visible.keys())})
         return rehearsal(readings, unread, self._host_id, held=self._holder.active)
 
     async def release(self) -> FenceResult:

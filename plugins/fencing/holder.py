@@ -165,7 +165,7 @@ class Holder:
         if beats & self._busy:
             self._sweep()  # a sentinel took longer than a beat
         checks = self._next(sorted(here), logic.checks_a_beat(len(self._held), settings.heartbeat_ms, settings.lost_ms))
-        for serial in beats | checks:
+        for serial in sorted(beats | checks):
             self._spawn(serial, self._tend(self._held[serial], serial in beats, serial in checks))
         for serial, disk in visible.items():
             if serial not in self._held and self._retry_ms.get(serial, 0) <= now_ms:
