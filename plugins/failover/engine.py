@@ -77,8 +77,9 @@ def _absorb(state: State, event: Event, now_ms: int) -> Step:
         case Configured(config):
             return replace(state, config=config), ()
         case Elected(election):
-            since = None if election.lost is None else (state.lost_since_ms or now_ms)
-            return replace(state, election=election, lost_since_ms=since), ()
+            same = election.lost is state.election.lost and state.lost_since_ms is not None
+            since = state.lost_since_ms if same else now_ms  # a link that returned has ended the loss of the link
+            return replace(state, election=election, lost_since_ms=None if election.lost is None else since), ()
         case PeerChanged(peer):
             return replace(state, peer=peer), ()
         case FenceLost():
@@ -141,9 +142,13 @@ def _asked(state: State, asked: Asked, now_ms: int) -> Step:
 
 
 def _tick(state: State, now_ms: int) -> Step:
-    if state.deadline_ms is not None and now_ms >= state.deadline_ms:
-        return _done(state, Done(state.op, ok=False, detail=f"{state.phase} took too long"), now_ms)
-    return state, ()
+    if state.deadline_ms is None or now_ms < state.deadline_ms:
+        return state, ()
+    overdue = Done(state.op, ok=False, detail=f"{state.phase} took too long")
+    if state.phase is Phase.IMPORTING:
+        # It may yet end, with nothing that says when: after the export, the verification and the release (S3).
+        return _reset(state, overdue, now_ms)
+    return _done(state, overdue, now_ms)
 
 
 # ------------------------------------------------------------------------------------------ phases
@@ -179,9 +184,11 @@ def _arrived(state: State, role: Role, *, changed: bool, refusal: str = "") -> S
 def _released(state: State, now_ms: int) -> Step:
     if state.giving_up:
         state = replace(state, fenced=False, retry_at_ms=now_ms + state.limits.error_retry_ms)
-        return _arrived(state, Role.ERROR, changed=False, refusal=state.error)
-    state = replace(state, fenced=False, retry_at_ms=now_ms + state.limits.stand_aside_ms)
-    return _arrived(state, Role.BACKUP, changed=True)
+        state, answers = _arrived(state, Role.ERROR, changed=False, refusal=state.error)
+    else:
+        state = replace(state, fenced=False, retry_at_ms=now_ms + state.limits.stand_aside_ms)
+        state, answers = _arrived(state, Role.BACKUP, changed=True)
+    return state, (CloseTraffic(), *answers)  # once more: CLOSING may have failed
 
 
 def _go_on(state: State, done: Done, now_ms: int) -> Step:

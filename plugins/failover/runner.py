@@ -8,13 +8,14 @@ from collections.abc import Callable, Coroutine
 from middlewared.plugins.failover.actions import Action, Answer, CloseTraffic, Participate, Perform, Reset
 from middlewared.plugins.failover.engine import next_wake_ms, step
 from middlewared.plugins.failover.events import Asked, Event, Tick, Wish
-from middlewared.plugins.failover.state import Limits, State
+from middlewared.plugins.failover.state import Limits, Role, State
 from middlewared.plugins.failover.worker import Worker
 from middlewared.ports import PortError, Ports
 
 log = logging.getLogger(__name__)
 
 _PARTICIPATE_RETRY_MS = 200
+_CLOSE_RETRY_MS = 200
 
 
 class Runner:
@@ -137,7 +138,13 @@ class Runner:
                 await asyncio.sleep(_PARTICIPATE_RETRY_MS / 1000)
 
     async def _close_traffic(self) -> None:
-        try:
-            await self._ports.firewall.block()
-        except PortError as error:
-            log.error("traffic to the virtual addresses could not be blocked: %s", error)
+        """Keep trying while this controller rests: who is elected next must not be reached before it is fit."""
+        while True:
+            try:
+                await self._ports.firewall.block()
+                return
+            except PortError as error:
+                log.error("traffic to the virtual addresses could not be blocked: %s", error)
+            await asyncio.sleep(_CLOSE_RETRY_MS / 1000)
+            if self.state.role not in (Role.BACKUP, Role.ERROR):
+                return

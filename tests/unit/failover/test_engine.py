@@ -193,6 +193,38 @@ def test_a_takeover_that_fails_is_undone_in_order(failing: Phase) -> None:
     assert engine.state.role is Role.ERROR
 
 
+def test_an_import_that_does_not_end_is_reset() -> None:
+    """It could end when the reservations are gone, and nobody would know."""
+    engine = Engine().boot()
+    engine.tell(Elected(ELECTED))
+    engine.walk(WAY_UP[:1])
+    assert engine.wait() == [Reset("IMPORTING failed: IMPORTING took too long")]
+
+
+def test_who_gave_up_keeps_traffic_out() -> None:
+    """CLOSING may have failed."""
+    engine = master()
+    engine.tell(Asked(1, Wish.BECOME_PASSIVE, "test"))
+    engine.walk(WAY_DOWN[:-1])
+    assert CloseTraffic() in engine.succeed()
+
+
+def test_a_link_that_returns_has_its_own_time() -> None:
+    """While the addresses are being won back, the other seems to be elected for a moment."""
+    patient = replace(PAIR, timeout_ms=3_000)
+    engine = master()
+    engine.tell(Configured(patient))
+    engine.tell(PeerChanged(FIT))
+    engine.tell(Elected(CUT_OFF))
+    engine.now_ms += 1_000
+    engine.tell(Elected(STANDING_BY))
+    assert engine.state.role is Role.MASTER
+    engine.now_ms += 400
+    engine.tell(Elected(ELECTED))
+    assert engine.state.role is Role.MASTER
+    assert next_wake_ms(engine.state) is None
+
+
 def test_services_that_do_not_start_do_not_keep_the_pools_away() -> None:
     engine = Engine().boot()
     engine.tell(Elected(ELECTED))

@@ -106,10 +106,11 @@ def test_a_missed_deadline_is_said() -> None:
     site = Site()
     site.elect()
     site.done()
+    site.done()
     site.wait()
-    phase, duration_ms, outcome, detail = site.phases()[1]
-    assert (phase, outcome, detail) == ("IMPORTING", "failed", "IMPORTING took too long")
-    assert duration_ms == site.state.limits.import_ms
+    phase, duration_ms, outcome, detail = site.phases()[2]
+    assert (phase, outcome, detail) == ("STARTING", "failed", "STARTING took too long")
+    assert duration_ms == site.state.limits.services_ms
 
 
 def test_a_failed_takeover_is_one_passage_to_its_end() -> None:
