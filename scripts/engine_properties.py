@@ -181,10 +181,13 @@ def leaders_take_part(t: Transition) -> bool:
 
 
 def traffic_is_kept_out_at_rest(t: Transition) -> bool:
-    """Whoever starts as BACKUP, or to give back what was left, keeps traffic out before anything else."""
+    """Whoever starts as BACKUP, to give back what was left, or has given all up, keeps traffic out before all else."""
     closed = isinstance(t.event, Discovered) and t.before.role is Role.BOOTING and not t.event.imported
     if isinstance(t.event, Discovered) and t.event.held and t.event.complete and t.event.open:
         closed = False
+    closed = closed or (t.before.phase is Phase.RELEASING and t.after.phase is not Phase.RELEASING)
+    if t.before.phase is Phase.RELEASING and t.actions and isinstance(t.actions[0], Reset):
+        return True
     return bool(_said(t, CloseTraffic)) is closed and (not closed or isinstance(t.actions[0], CloseTraffic))
 
 
@@ -272,20 +275,8 @@ PROPERTIES: tuple[Property, ...] = (
 )
 
 
-def _forgotten_request(t: Transition) -> bool:
-    waits_for_the_disks = t.before.phase is Phase.FENCING and t.before.deadline_ms is None
-    asked_again = isinstance(t.event, Asked) and t.event.wish is Wish.FORCE_MASTER
-    return waits_for_the_disks and asked_again and t.before.request is not None
-
-
 # Promise -> which of its breaches are known, and their description.
-KNOWN: dict[Property, tuple[Property, str]] = {
-    requests_are_answered: (
-        _forgotten_request,
-        "a second `force_master`, while the first one waits for disks that the other controller is still taking, "
-        "takes the place of the first: its operator gets no answer",
-    ),
-}
+KNOWN: dict[Property, tuple[Property, str]] = {}
 
 
 @dataclass(slots=True)

@@ -138,7 +138,9 @@ def _asked(state: State, asked: Asked, now_ms: int) -> Step:
     if wish is Wish.BECOME_PASSIVE:
         return _enter(replace(begun, role=Role.YIELDING), Phase.CLOSING, now_ms)
     first = Phase.ASKING if state.peer is not None and state.peer.master else Phase.FENCING
-    return _enter(replace(begun, role=Role.TAKING, forced=True), first, now_ms)
+    older = () if state.request is None else (Answer(state.request, changed=False, refusal="It was asked for again."),)
+    begun, actions = _enter(replace(begun, role=Role.TAKING, forced=True), first, now_ms)
+    return begun, (*older, *actions)
 
 
 def _tick(state: State, now_ms: int) -> Step:
