@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract simulator lab-test soak bench fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios rewrite-scenarios simulator lab-test soak bench fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -35,10 +35,15 @@ unit: venv-test      ## tests of single parts
 	@exec $(CHECK) unit
 contract: venv-test  ## schemas, reference documentation, house rules
 	@exec $(CHECK) contract
+scenarios: venv-test ## the transcripts of tests/scenarios
+	@exec $(CHECK) scenarios
 simulator: venv-test ## both controllers in virtual time: past failures, fixed seeds, new seeds
 	@exec $(CHECK) simulator
 lab-test: venv-test  ## tests against two running controllers
 	@exec $(CHECK) lab
+
+rewrite-scenarios: venv-test  ## write the transcripts anew; look at the difference before you commit it
+	@exec $(BIN)/python -m tests.scenarios --rewrite
 
 soak: venv-test      ## the simulator with ever new seeds, until stopped: `make soak ARGS="--from 5000"`
 	@exec $(BIN)/python -m tests.simulator --seeds 0 $(ARGS)

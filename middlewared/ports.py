@@ -120,7 +120,11 @@ class Disks(Protocol):
 
 class Pools(Protocol):
     async def pools(self) -> Sequence[Pool]:
-        """All pools on the shared disks, imported or not. Raises PortError when the kernel cannot tell."""
+        """All pools on the shared disks, imported or not. Raises PortError when the kernel cannot tell.
+
+        While an import is under way, also one that a dead process began, this waits or raises: it never says "not
+        imported" of a pool that may be imported in a moment.
+        """
 
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now, a sentence; empty when it could. Only reads the disks."""

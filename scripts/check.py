@@ -22,8 +22,9 @@ STAGES: dict[str, tuple[int, list[str]]] = {
     "imports": (120, ["lint-imports", "--no-cache"]),
     "types": (600, ["mypy"]),
     # Whatever is not named after it belongs to it, so that a new folder of tests is never left out.
-    "unit": (900, ["pytest", "tests", "--ignore=tests/contract", "--ignore=tests/lab"]),
+    "unit": (900, ["pytest", "tests", "--ignore=tests/contract", "--ignore=tests/scenarios", "--ignore=tests/lab"]),
     "contract": (300, ["pytest", "tests/contract"]),
+    "scenarios": (900, ["pytest", "tests/scenarios"]),
     "simulator": (1200, ["python", "-m", "tests.simulator", "--check"]),
     "lab": (1800, ["pytest", "tests/lab"]),
 }

@@ -3,6 +3,7 @@
 A contract test checks that they are fresh.
 """
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -51,8 +52,30 @@ def documents() -> dict[Path, str]:
     return {
         DOCS / "api.md": render(Registry.load()),
         DOCS / "reasons.md": render_reasons(),
+        DOCS / "scenarios.md": render_scenarios(),
         DOCS / "engine.md": engine_docs.render(),
     }
+
+
+SCENARIOS_HEADER = """\
+# What happens when
+
+Made from `tests/scenarios` by `make docs`; do not edit. Each transcript is what two controllers really did in the
+simulator, to the millisecond: commands after `>`, then what happened on A and B. `make test` plays all of them again.
+
+"""
+
+
+def render_scenarios() -> str:
+    """A line for each transcript: its sentence, linked."""
+    rows = []
+    for path in sorted((ROOT / "tests" / "scenarios").glob("*.txt")):
+        lines = path.read_text().splitlines()
+        head = " ".join(
+            line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x.startswith("#"), lines)
+        )
+        rows.append(f"- [{path.stem}](../tests/scenarios/{path.name}): {head}\n")
+    return SCENARIOS_HEADER + "".join(rows)
 
 
 def render_reasons() -> str:

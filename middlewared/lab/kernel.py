@@ -64,6 +64,7 @@ class Kernel:
         self._links: dict[str, bool] = {}
         self._hardware_found = asyncio.Event()
         self._halting = False
+        self._namespace = asyncio.Lock()  # as of ZFS: while a pool is imported or exported, none can be listed
         self._loading = 0  # which load of the packet filter's rules is the last
         self._published: dict[str, Any] = {}
         self._working: set[asyncio.Task[Any]] = set()
@@ -109,9 +110,11 @@ class Kernel:
                 self._check_pool(args["guid"])
                 return await self.pool.trouble()
             case "pool_import":
-                await self._pool_import(args["guid"])
+                async with self._namespace:
+                    await self._pool_import(args["guid"])
             case "pool_export":
-                await self._pool_export(args["guid"])
+                async with self._namespace:
+                    await self._pool_export(args["guid"])
             case "service_start" | "service_stop":
                 await self._service(args["name"], running=op == "service_start")
             case "disks":
@@ -139,6 +142,10 @@ class Kernel:
         await self._tell_network([])  # answered only when the room knows: then traffic obeys
 
     async def _pool_list(self) -> list[dict[str, Any]]:
+        async with self._namespace:  # whoever asked for an import may be dead, and the import goes on
+            return await self._list_pools()
+
+    async def _list_pools(self) -> list[dict[str, Any]]:
         if self.properties["pool_list_fails"]:
             raise LineError("EIO", f"the pools cannot be listed, as `lab set {self._node} pool_list_fails` wanted")
         if not self.pool.known and self._pools_wanted != "none":

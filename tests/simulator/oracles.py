@@ -88,7 +88,8 @@ class Oracles:
         if not kept.holder_key and node in self._stood_still:
             return  # see `target_restarted`
         admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
-        left = holder == _NOBODY and tenure == self._tenures  # a takeover failed and let go; nobody has imported since
+        # A takeover failed and let go, and no newer import has written anywhere.
+        left = holder == _NOBODY and tenure >= max(self._tenure_on.values(), default=0)
         if holder != node and not left and not (admitted and self.holds(node)):
             self.fail("O1", f"disk {lun} accepted a write of {node}, but {holder} holds it")
         newest = self._tenure_on.get(lun, 0)

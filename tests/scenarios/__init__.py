@@ -1,0 +1,1 @@
+"""Transcripts: what two controllers do, told as commands and their complete output (`python -m tests.scenarios`)."""
