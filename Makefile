@@ -50,7 +50,7 @@ fix: venv-test       ## format and repair what ruff can, render the reference do
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
 	@$(BIN)/python scripts/render_docs.py
 
-docs: venv           ## render docs/api.md from schemas/
+docs: venv           ## render docs/ from the code: api.md, reasons.md, engine.md
 	@$(BIN)/python scripts/render_docs.py
 
 clean:           ## remove the environment and every cache

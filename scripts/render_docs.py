@@ -1,10 +1,15 @@
-"""Render docs/api.md from schemas/ and docs/reasons.md from the table of reasons. A contract test checks both."""
+"""Render docs/: api.md from schemas/, reasons.md from the table of reasons, engine.md from a walk of the engine.
+
+A contract test checks that they are fresh.
+"""
 
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import engine_docs
 
 from middlewared.auth.identity import ROLES
 from middlewared.plugins.failover.reasons import TABLE, Concerns
@@ -43,7 +48,11 @@ _SEEN_ON = {Concerns.THIS: "the one concerned", Concerns.OTHER: "the other", Con
 
 def documents() -> dict[Path, str]:
     """All generated documentation: what each file should hold."""
-    return {DOCS / "api.md": render(Registry.load()), DOCS / "reasons.md": render_reasons()}
+    return {
+        DOCS / "api.md": render(Registry.load()),
+        DOCS / "reasons.md": render_reasons(),
+        DOCS / "engine.md": engine_docs.render(),
+    }
 
 
 def render_reasons() -> str:

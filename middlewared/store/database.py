@@ -5,6 +5,9 @@ What the callers may rely on:
 - A write is on disk (synchronous=FULL) when `write` returns, whatever then happens to the process or the machine.
 - Writes happen one after the other, each in one transaction that also advances `position`.
 - A reader sees a committed state, never a half-made one; also while `restore` replaces everything.
+- What `restore` replaces is contained in what replaces it, or was kept aside first; no write comes between the two.
+- From the call of `begin_epoch` on nothing is committed in the old epoch, and a `restore` asked for before does not
+  replace the new one.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ import errno
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +25,7 @@ import apsw
 
 from middlewared.errors import CallError
 from middlewared.invariants import invariant
+from middlewared.store.lineage import EPOCHS_KEPT, Epoch, Line, Position, contains
 from middlewared.store.migrations import MIGRATIONS, SCHEMA_VERSION
 
 log = logging.getLogger(__name__)
@@ -44,16 +49,17 @@ class StoreError(CallError):
         super().__init__(message, errno.EIO)
 
 
-class Position(NamedTuple):
-    """How far the configuration has come. Compares as a tuple; a new MASTER begins a new epoch."""
+class Image(NamedTuple):
+    """A whole store as a database file, and where that store stands."""
 
-    epoch: int
-    seq: int
+    data: bytes
+    position: Position
 
 
 Row = dict[str, Any]
 Listener = Callable[[frozenset[str]], None]
 Connect = Callable[[Path], apsw.Connection]
+Keep = Callable[[Image], None]
 
 
 def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> Row:
@@ -95,9 +101,12 @@ class Store:
         self._changed: set[str] = set()
         self._writes: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._owed: deque[tuple[int | None, str | None]] = deque()  # epochs that have to begin before anything else
+        self._begun_count = 0
         # The hook sees every row that changes; unlike the update hook also those of REPLACE and of a bare DELETE.
         writer.preupdate_hook(lambda update: self._changed.add(update.table_name))
-        self._position = _read_position(writer)
+        self._line = _read_line(writer)
+        self._leader = _read_leader(writer)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -143,7 +152,12 @@ class Store:
     @property
     def position(self) -> Position:
         """Where the store stands; advanced by every write."""
-        return self._position
+        return self._line.position
+
+    @property
+    def leader(self) -> str | None:
+        """Which controller began the present epoch; None: an installer, or a version that did not record it."""
+        return self._leader
 
     def query(self, sql: str, params: tuple[Any, ...] = ()) -> list[Row]:
         """Read, at once, on the caller's thread; a dict a row. Statements that write are refused."""
@@ -169,23 +183,40 @@ class Store:
             self.guard()
         return await self._enqueue(self._write_and_tell(change))
 
-    async def begin_epoch(self) -> None:
-        """This controller became MASTER: what it writes from now on is a new line of history. Not guarded, and not
-        replicated by itself: the first write, or the copy for a returning peer, carries it along."""
-        await self._enqueue(self._in_thread(lambda: self._commit(_next_epoch)))
-        self._tell(frozenset({"meta"}))
+    def begin_epoch(self, epoch: int | None = None, node: str | None = None) -> Coroutine[Any, Any, None]:
+        """Controller `node` becomes MASTER: what it writes is a new line of history, from this call on, also while the
+        result is not yet awaited. Not guarded, and not replicated by itself.
 
-    async def snapshot(self) -> bytes:
-        """The whole store as a database image, for `restore` on the other controller."""
+        Without a number it is the next one. A number that is not above the present one is raised by steps of two: with
+        even ones on A and odd ones on B the two never choose the same.
+        """
+        self._owed.append((epoch, node))
+        self._begun_count += 1
+        return self._settle_and_tell()
+
+    async def snapshot(self) -> Image:
+        """The whole store, for `restore` on the other controller."""
         return await self._enqueue(self._in_thread(self._serialize))
 
-    async def restore(self, image: bytes) -> None:
+    async def restore(self, image: bytes, keep: Keep | None = None) -> None:
         """Replace everything by an image made by `snapshot`, atomically and durably. Not guarded, not replicated.
 
-        Raises StoreError, and changes nothing, when the image is damaged or of another schema version.
+        If the image does not contain every change that was made here, `keep` first gets a copy of what is here, in the
+        store's thread. Raises StoreError, and changes nothing, when the image is damaged or of another schema version,
+        when `keep` fails (OSError), and when an epoch began here since the call.
         """
-        tables = await self._enqueue(self._in_thread(lambda: self._replace(image)))
-        self._tell(tables)
+        await self._enqueue(self._replace_and_tell(image, keep, self._begun_count))
+
+    async def _settle_and_tell(self) -> None:
+        async def settle() -> None:
+            tables = await self._in_thread(self._settle)
+            if tables:
+                self._tell(tables)
+
+        await self._enqueue(settle())
+
+    async def _replace_and_tell(self, image: bytes, keep: Keep | None, begun_count: int) -> None:
+        self._tell(await self._in_thread(lambda: self._replace(image, keep, begun_count)))
 
     async def _write_and_tell(self, change: Callable[[Transaction], T]) -> T:
         result, tables = await self._in_thread(lambda: self._commit(change))
@@ -221,6 +252,20 @@ class Store:
     # ------------------------------------------------------------------------- the writer's thread, from here on
 
     def _commit(self, change: Callable[[Transaction], T]) -> tuple[T, frozenset[str]]:
+        settled = self._settle()
+        result, tables = self._transact(change)
+        return result, settled | tables
+
+    def _settle(self) -> frozenset[str]:
+        """Begin the epochs that are due, each in a transaction of its own."""
+        changed: frozenset[str] = frozenset()
+        while self._owed:
+            epoch, node = self._owed[0]
+            changed |= self._transact(lambda t: _begin_epoch(t, epoch, node))[1]  # noqa: B023  called at once
+            self._owed.popleft()
+        return changed
+
+    def _transact(self, change: Callable[[Transaction], T]) -> tuple[T, frozenset[str]]:
         self._changed.clear()
         self._writer.execute("BEGIN IMMEDIATE")
         try:
@@ -228,35 +273,59 @@ class Store:
             tables = frozenset(self._changed)
             if tables:
                 self._writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'seq'")
-            position = _read_position(self._writer)
+            line, leader = self._line, self._leader
+            if "epoch" in tables:
+                line, leader = _read_line(self._writer), _read_leader(self._writer)
+            line = line._replace(position=_read_position(self._writer))
             self._writer.execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
-        self._position = position
+        self._line, self._leader = line, leader
         return result, tables
 
-    def _serialize(self) -> bytes:
+    def _serialize(self) -> Image:
         image = bytearray(self._writer.serialize("main"))
         image[_VERSION_BYTES] = b"\x01\x01"  # a WAL file cannot be opened in memory, and the image needs no WAL
-        return bytes(image)
+        return Image(bytes(image), self._line.position)
 
-    def _replace(self, image: bytes) -> frozenset[str]:
+    def _replace(self, image: bytes, keep: Keep | None, begun_count: int) -> frozenset[str]:
         source = _open_image(image)
         try:
             _check_image(source, self._writer)
+            if self._begun_count != begun_count:
+                raise StoreError("This controller has begun to lead: its configuration is not overwritten")
+            if keep is not None and not contains(_read_line(source), self._line):
+                self._keep(keep)
             # All pages in one step are one WAL transaction: atomic for readers, and for a crash.
             with self._writer.backup("main", source, "main") as backup:
                 backup.step(-1)
         finally:
             source.close()
-        self._position = _read_position(self._writer)
+        self._line, self._leader = _read_line(self._writer), _read_leader(self._writer)
         return frozenset(name for kind, name, _ in _schema(self._writer) if kind == "table")
 
+    def _keep(self, keep: Keep) -> None:
+        try:
+            keep(self._serialize())
+        except OSError as error:
+            raise StoreError(
+                f"The configuration here has changes that the image lacks, and could not be kept aside: {error}"
+            ) from error
 
-def _next_epoch(transaction: Transaction) -> None:
-    transaction.execute("UPDATE meta SET value = value + 1 WHERE key = 'epoch'")
+
+def _begin_epoch(transaction: Transaction, epoch: int | None, node: str | None) -> None:
+    meta = {row["key"]: row["value"] for row in transaction.execute("SELECT key, value FROM meta")}
+    present = meta["epoch"]
+    number = present + 1 if epoch is None else epoch
+    if number <= present:
+        number += (present - number) // 2 * 2 + 2
+    transaction.execute("UPDATE meta SET value = ? WHERE key = 'epoch'", (number,))
+    transaction.execute("INSERT INTO epoch (epoch, base_seq, node) VALUES (?, ?, ?)", (number, meta["seq"], node))
+    transaction.execute(
+        "DELETE FROM epoch WHERE epoch NOT IN (SELECT epoch FROM epoch ORDER BY epoch DESC LIMIT ?)", (EPOCHS_KEPT,)
+    )
 
 
 def _create_private(path: Path) -> None:
@@ -298,6 +367,16 @@ def _migrate(connection: apsw.Connection, path: Path) -> None:
 def _read_position(connection: apsw.Connection) -> Position:
     meta = {row["key"]: row["value"] for row in _rows(connection, "SELECT key, value FROM meta", ())}
     return Position(meta["epoch"], meta["seq"])
+
+
+def _read_line(connection: apsw.Connection) -> Line:
+    rows = _rows(connection, "SELECT epoch, base_seq FROM epoch ORDER BY epoch", ())
+    return Line(_read_position(connection), tuple(Epoch(row["epoch"], row["base_seq"]) for row in rows))
+
+
+def _read_leader(connection: apsw.Connection) -> str | None:
+    rows = _rows(connection, "SELECT node FROM epoch ORDER BY epoch DESC LIMIT 1", ())
+    return rows[0]["node"] if rows else None
 
 
 def _schema(connection: apsw.Connection) -> list[tuple[str, str, str]]:

@@ -80,6 +80,14 @@ CREATE TABLE alert_dismissed (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE epoch (
+    epoch INTEGER PRIMARY KEY,                   -- of meta; what was before the first row is not known
+    base_seq INTEGER NOT NULL,                   -- meta's seq when it began
+    node TEXT CHECK (node IN ('A', 'B'))         -- who began it; NULL: an installer
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 
 SCHEMA_VERSION = len(MIGRATIONS)

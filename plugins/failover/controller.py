@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 
 from middlewared.bus import Event as BusEvent
 from middlewared.plugin import Context
@@ -39,13 +41,15 @@ class FailoverController:
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.other: Facts | None = None
+        self.wall_s: Callable[[], float] = time.time
         self.on_closed: Callable[[str], None] = lambda address: None  # traffic to a virtual address is kept out now
         self.on_step: Callable[[State, Event, State], None] = lambda before, event, after: None  # for the history
         self.observer = Observer(settings, ports, context.store)
         worker = Worker(self._node, ports, context.store, context.peer, context.alerts)
         self.runner = Runner(ports, worker, _limits(context), self._stepped)
         self.publisher = Publisher(context.bus, context.peer, context.alerts)
-        self.sync = ConfigSync(context.store, context.peer, context.alerts, self.mine, lambda: self.other)
+        kept = Path(settings.state_dir) / "kept"
+        self.sync = ConfigSync(context.store, context.peer, context.alerts, self.mine, lambda: self.other, kept)
         self._progress = Progress(context.jobs)
 
     def mine(self) -> Facts:
@@ -58,6 +62,7 @@ class FailoverController:
         peer.on_lost = self._peer_lost
         peer.serve_snapshot = self.sync.receive
         await self.observer.start()
+        await self.sync.start()
         self.observer.on_change(self.look)
         self.look()
         self._spawn(self._discover())
@@ -164,7 +169,7 @@ class FailoverController:
             alerts.set("failover.error", "CRITICAL", f"The last takeover failed here: {after.error}", self._node)
         if after.role is Role.MASTER and before.role is not Role.MASTER:
             alerts.clear("failover.error")
-            self._spawn(self._lead())
+            self._spawn(self._lead(self._begin_epoch(restarted=before.role is Role.BOOTING)))
         if (before.role is Role.MASTER) != (after.role is Role.MASTER):
             self._configure_speaker()
         if before.role is Role.MASTER and after.role is not Role.MASTER:
@@ -173,10 +178,19 @@ class FailoverController:
         if before.role is not after.role or before.phase is not after.phase:
             self._publish()
 
-    async def _lead(self) -> None:
-        """A new MASTER begins an epoch of the configuration: whatever a former one wrote alone is older."""
+    def _begin_epoch(self, *, restarted: bool) -> Awaitable[None] | None:
+        """A new MASTER begins an epoch before anything else is written. Its number is unique in the pair: even on A,
+        odd on B. A daemon that comes back on a MASTER goes on in the present one, if this controller began it."""
+        store = self._context.store
+        if restarted and store.leader == self._node:
+            return None
+        return store.begin_epoch(2 * int(self.wall_s() * 1000) + (1 if self._node == "B" else 0), self._node)
+
+    async def _lead(self, epoch: Awaitable[None] | None) -> None:
+        """The configuration says who leads."""
+        if epoch is not None:
+            await epoch
         if self._context.store.query("SELECT master_node FROM failover_config")[0]["master_node"] != self._node:
-            await self._context.store.begin_epoch()
             await self._context.store.write(
                 lambda tx: tx.execute("UPDATE failover_config SET master_node = ? WHERE id = 1", (self._node,))
             )

@@ -1,15 +1,22 @@
-"""The pair's configuration on both controllers: whoever leads writes, and pushes what it wrote to the other."""
+"""The pair's configuration on both controllers: whoever leads writes, and pushes what it wrote to the other.
+
+Nothing that was acknowledged is lost (DESIGN S6). A change is on both controllers, or the one that has it says that the
+other is behind; and a store with changes that the leader never saw is kept aside before the leader's replaces it.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from middlewared.alerts import Alerts
 from middlewared.errors import EHAUNAVAILABLE, CallError
 from middlewared.peer.link import PeerLink
+from middlewared.plugins.failover import kept
 from middlewared.plugins.failover.facts import Facts
 from middlewared.plugins.failover.state import Role
-from middlewared.store.database import Position, Store, StoreError
+from middlewared.store.database import Image, Store, StoreError
+from middlewared.store.lineage import Position
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +26,19 @@ _ALERT = "failover.sync"
 
 
 class ConfigSync:
-    """Guards writes on the standby, pushes the store from the leader, and knows whether the other is behind."""
+    """Guards writes on the standby, pushes the store from the leader, and knows whether the other is behind.
+
+    `keep_aside` and `kept_files` may be replaced; they are called in a thread, and raise OSError.
+    """
 
     def __init__(
-        self, store: Store, peer: PeerLink, alerts: Alerts, mine: Callable[[], Facts], other: Callable[[], Facts | None]
+        self,
+        store: Store,
+        peer: PeerLink,
+        alerts: Alerts,
+        mine: Callable[[], Facts],
+        other: Callable[[], Facts | None],
+        folder: Path,
     ) -> None:
         self._store = store
         self._peer = peer
@@ -31,96 +47,189 @@ class ConfigSync:
         self._other = other
         self._pushing = asyncio.Lock()
         self._reconciling: asyncio.Task[None] | None = None
-        self._acknowledged: Position | None = None  # what the other is known to have
+        self._receiving: set[asyncio.Task[None]] = set()
+        self._acknowledged: Position | None = None  # what the other is known to have; None while it is not reachable
+        kept_here = kept.Kept(folder)
+        self.keep_aside: Callable[[bytes, Position], str] = kept_here.keep
+        self.kept_files: Callable[[], Sequence[str]] = kept_here.files
         store.guard = self.guard
         store.replicate = self._replicate
 
-    def guard(self) -> None:
-        """Refuse a configuration change here when the other controller leads. Raises CallError (EHAUNAVAILABLE)."""
-        mine, other = self._mine(), self._other()
-        if not mine.licensed or not mine.virtual or mine.role is Role.MASTER:
-            return
-        if other is not None and other.role is Role.MASTER:
-            raise CallError(
-                f"This controller ({mine.node}) is the standby: make the change on controller {other.node} "
-                f"({other.hostname}), or through a virtual IP: {', '.join(_addresses(mine))}.",
-                EHAUNAVAILABLE,
-            )
-        if mine.ongoing or (other is not None and other.ongoing):
-            raise CallError("A failover is running: try again when it is over.", EHAUNAVAILABLE)
-        if mine.rival_moving:
-            raise CallError(
-                f"The other controller leads but cannot be reached from here: make the change through a virtual IP: "
-                f"{', '.join(_addresses(mine))}.",
-                EHAUNAVAILABLE,
-            )
-
-    async def push(self) -> None:
-        """Give the other controller our whole configuration, acknowledged. Raises CallError."""
-        async with self._pushing:
-            image = await self._store.snapshot()
-            position = self._store.position
-            await self._peer.send_snapshot(image, timeout_s=_PUSH_TIMEOUT_S)
-            self._acknowledged = position
-
-    async def receive(self, image: bytes) -> None:
-        """The other's configuration replaces ours. Raises CallError when we lead, or it does not fit."""
-        mine = self._mine()
-        if mine.role is Role.MASTER or (mine.ongoing and not mine.electing):
-            raise CallError("This controller leads: its configuration is not overwritten.", EHAUNAVAILABLE)
-        try:
-            await self._store.restore(image)
-        except StoreError as error:
-            raise CallError(str(error), EHAUNAVAILABLE) from error
-
-    def reconcile(self) -> None:
-        """Called on every change of facts: as MASTER, bring an other that differs up to date, in the background."""
-        other = self._other()
-        if other is None or self._mine().role is not Role.MASTER:
-            return
-        theirs = Position(other.epoch, other.position)
-        if theirs == self._store.position:
-            self._acknowledged = theirs
-            self._alerts.clear(_ALERT)
-        elif self._reconciling is None or self._reconciling.done():
-            self._reconciling = asyncio.create_task(self._catch_up())
+    async def start(self) -> None:
+        """Say again what was kept aside before."""
+        await self._tell_kept()
 
     async def stop(self) -> None:
         if self._reconciling is not None:
             self._reconciling.cancel()
             await asyncio.gather(self._reconciling, return_exceptions=True)
+        await asyncio.gather(*self._receiving, return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------------ who may change it
+
+    def guard(self) -> None:
+        """Refuse a configuration change that the other controller might never see. Raises CallError (EHAUNAVAILABLE).
+
+        Where there is another controller the MASTER changes it, be they licensed as a pair or not. While neither leads
+        node A does, as long as both have the same.
+        """
+        mine, other = self._mine(), self._other()
+        if mine.role is Role.MASTER or not self._peer.paired:
+            return
+        refusal = self._refusal(mine, other)
+        if refusal:
+            raise CallError(refusal, EHAUNAVAILABLE)
+
+    def _refusal(self, mine: Facts, other: Facts | None) -> str:
+        addresses = ", ".join(_addresses(mine))
+        if other is not None and other.role is Role.MASTER:
+            return (
+                f"This controller ({mine.node}) is the standby: make the change on controller {other.node} "
+                f"({other.hostname}), or through a virtual IP: {addresses}."
+            )
+        if _moving(mine) or (other is not None and _moving(other)):
+            return "A failover is running, or a controller is starting: try again shortly."
+        if other is None:
+            return (
+                f"This controller ({mine.node}) does not lead, and cannot reach the other to know whether that one "
+                f"does: make the change through a virtual IP ({addresses}); or, if the other is off, let this one lead "
+                "first: failover.force_master."
+            )
+        if mine.node != "A":
+            return f"Neither controller leads: make the change on controller {other.node} ({other.hostname})."
+        if not self.other_is_current and Position(other.epoch, other.position) != self._store.position:
+            return (
+                "Neither controller leads, and their configurations differ: it can be changed when one of them leads. "
+                "failover.force_master on one of them makes its configuration the pair's."
+            )
+        return ""
+
+    # ------------------------------------------------------------------------------------------ to the other
+
+    async def push(self) -> None:
+        """Give the other controller our whole configuration, acknowledged. Raises CallError."""
+        async with self._pushing:
+            await self._send()
+
+    def reconcile(self) -> None:
+        """Called on every change of facts: bring an other that differs up to date, in the background.
+
+        The MASTER does. While neither leads the newer configuration wins, so that both agree on who is designated.
+        """
+        mine, other = self._mine(), self._other()
+        if other is None:
+            self._acknowledged = None
+            return
+        theirs = Position(other.epoch, other.position)
+        same = theirs == self._store.position
+        if same:
+            self._alerts.clear(_ALERT)
+        if not self._leads(mine, other):
+            return
+        if same:
+            self._acknowledged = self._store.position
+        elif self._reconciling is None or self._reconciling.done():
+            self._reconciling = asyncio.create_task(self._catch_up())
 
     @property
     def other_is_current(self) -> bool:
         """The other has acknowledged everything that we have."""
         return self._acknowledged == self._store.position
 
+    async def _send(self) -> None:
+        image = await self._store.snapshot()
+        await self._peer.send_snapshot(image.data, timeout_s=_PUSH_TIMEOUT_S)
+        self._acknowledged = image.position  # a write meanwhile has moved on: then the other is not current
+
+    async def _bring_up_to_date(self) -> None:
+        """Push, unless a push that began after the change has carried it along. Raises CallError."""
+        async with self._pushing:
+            if not self.other_is_current:
+                await self._send()
+        if self.other_is_current:
+            self._alerts.clear(_ALERT)
+
     async def _replicate(self) -> None:
         """After a local write: on the other too before the client hears of it, or known to be behind (DESIGN S6)."""
-        if self._peer.connected:
-            try:
-                await self.push()
-                return
-            except CallError as error:
-                log.warning("the change is not on the other controller: %s", error)
-        self._say_behind()
+        if not self._peer.connected:
+            self._say_behind("it cannot be reached")
+            return
+        try:
+            await self._bring_up_to_date()
+        except CallError as error:
+            log.warning("the change is not on the other controller: %s", error)
+            self._say_behind(error.message)
+
+    def _leads(self, mine: Facts, other: Facts | None) -> bool:
+        """Our configuration is the pair's."""
+        if mine.role is Role.MASTER:
+            return True
+        if other is None or _moving(mine) or _moving(other) or other.role is Role.MASTER:
+            return False
+        return self._store.position > Position(other.epoch, other.position)
 
     async def _catch_up(self) -> None:
-        while self._mine().role is Role.MASTER and self._peer.connected and not self.other_is_current:
+        while self._leads(self._mine(), self._other()) and self._peer.connected and not self.other_is_current:
             try:
-                await self.push()
-                self._alerts.clear(_ALERT)
-                return
+                await self._bring_up_to_date()
             except CallError as error:
                 log.warning("the other controller's configuration stays behind: %s", error)
-                self._say_behind()
+                self._say_behind(error.message)
                 await asyncio.sleep(_RETRY_MS / 1000)
 
-    def _say_behind(self) -> None:
+    def _say_behind(self, why: str) -> None:
         mine = self._mine()
         if mine.licensed and mine.virtual:
-            text = "Configuration changes are not yet on the other controller; they follow when it is reachable."
+            text = (
+                f"Configuration changes are not yet on the other controller ({why}); they follow as soon as they can."
+            )
             self._alerts.set(_ALERT, "WARNING", text, mine.node)
+
+    # ------------------------------------------------------------------------------------------ from the other
+
+    async def receive(self, image: bytes) -> None:
+        """The other's configuration replaces ours. Raises CallError when we lead, it does not fit, or what only we have
+        could not be kept aside. Once begun it is finished, alerts included, also when the link is lost."""
+        task = asyncio.create_task(self._receive(image))
+        self._receiving.add(task)
+        task.add_done_callback(self._received)
+        await asyncio.shield(task)
+
+    async def _receive(self, image: bytes) -> None:
+        mine = self._mine()
+        if mine.role is Role.MASTER or (mine.ongoing and not mine.electing):
+            raise CallError("This controller leads: its configuration is not overwritten.", EHAUNAVAILABLE)
+        # No await between the check and this call: should a takeover end before the store gets to it, it refuses.
+        try:
+            await self._store.restore(image, self._keep)
+        except StoreError as error:
+            raise CallError(error.message, EHAUNAVAILABLE) from error
+        finally:
+            await self._tell_kept()
+
+    def _received(self, task: asyncio.Task[None]) -> None:
+        self._receiving.discard(task)
+        if not task.cancelled():
+            task.exception()  # counts as seen, also when nobody waits any more
+
+    def _keep(self, image: Image) -> None:
+        """In the store's thread: nothing changes the store between this and what replaces it."""
+        name = self.keep_aside(image.data, image.position)
+        log.warning("changes that the other controller never saw are kept in %s", name)
+
+    async def _tell_kept(self) -> None:
+        files = await asyncio.to_thread(self.kept_files)
+        if files:
+            node = self._mine().node
+            text = kept.sentence(files, node, "B" if node == "A" else "A")
+            self._alerts.set(kept.ALERT, "WARNING", text, node)
+        else:
+            self._alerts.clear(kept.ALERT)
+
+
+def _moving(facts: Facts) -> bool:
+    """Who leads is being decided, or not yet found out."""
+    return facts.ongoing or facts.role is Role.BOOTING
 
 
 def _addresses(facts: Facts) -> list[str]:

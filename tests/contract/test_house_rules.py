@@ -41,6 +41,7 @@ PURE = [
     "middlewared/rpc/introspection.py",
     "middlewared/rpc/query.py",
     "middlewared/rpc/validation.py",
+    "middlewared/store/lineage.py",
 ]
 IMPURE = {"asyncio", "time", "random", "secrets", "os", "socket", "subprocess", "threading", "logging"}
 

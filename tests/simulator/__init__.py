@@ -1,6 +1,18 @@
 """Two whole controllers in one process, in virtual time, from one seed: `python -m tests.simulator --help`."""
 
-from middlewared import lines
+import asyncio
+from pathlib import Path
+from typing import Any
 
-# The one thing that production code does with a real socket outside the event loop: in memory, a path is enough.
-lines.listening = lambda path: path  # type: ignore[assignment,return-value]  # a path stands for the socket
+from middlewared import lines
+from tests.simulator.loop import VirtualLoop
+
+_listening = lines.listening
+
+
+def _listen(path: Path) -> Any:
+    """The one real socket outside the event loop: in a simulated loop the path alone is enough."""
+    return path if isinstance(asyncio._get_running_loop(), VirtualLoop) else _listening(path)
+
+
+lines.listening = _listen

@@ -123,10 +123,12 @@ class Daemon:
             registry=None,  # type: ignore[arg-type]  # nor this
             call=None,  # type: ignore[arg-type]  # nor this
         )
-        self.failover = Failover(context, self._open_history)
+        failover = self.failover = Failover(context, self._open_history)
+        failover.controller.wall_s = world.wall_s
+        failover.controller.sync.keep_aside, failover.controller.sync.kept_files = here.disk.keep, here.disk.kept
         peer.serve_call = self._serve_peer
         world.attach(self)
-        await self.failover.start()
+        await failover.start()
         await peer.start()
 
     async def _open_history(self) -> "_History":

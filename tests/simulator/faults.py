@@ -254,7 +254,7 @@ def draw_plan(seed: int, disks: int, settle_ms: float) -> Plan:
     kinds = [name for name in (HARMLESS if harmless else KINDS) if rng.random() < 0.5] or ["power"]
     rates = {name: rng.uniform(0.1, 1.0) for name in kinds}
     gap_ms = 10 ** rng.uniform(2.3, 4.0)
-    length_ms = settle_ms + rng.uniform(10_000, 30_000)
+    length_ms = settle_ms + rng.uniform(6_000, 20_000)
     draw = Draw(rng, ("standby",) if harmless else ("a", "b"), disks, 10 ** rng.uniform(2.0, 4.2))
     faults: list[Fault] = []
     at_ms = settle_ms

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import apsw
 
-from middlewared.store.database import Position
+from middlewared.store.lineage import Position
 
 _FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
 
@@ -15,7 +15,7 @@ class MemoryDisk:
     def __init__(self, name: str) -> None:
         self._uri = f"file:/{name}?vfs=memdb"
         self._anchor = apsw.Connection(self._uri, flags=_FLAGS)  # the database lives as long as a connection to it
-        self._kept: list[bytes] = []
+        self._kept: dict[str, bytes] = {}
 
     def connect(self, path: Path) -> apsw.Connection:
         """A connection to the store (store.database.Connect)."""
@@ -25,13 +25,18 @@ class MemoryDisk:
 
     def keep(self, image: bytes, position: Position) -> str:
         """Set a copy aside; its name."""
-        self._kept.append(image)
-        return f"kept {position.epoch}-{position.seq}"
+        name = f"kept {position.epoch}-{position.seq}"
+        self._kept.setdefault(name, image)
+        return name
+
+    def kept(self) -> list[str]:
+        """Names of the copies that were set aside."""
+        return list(self._kept)
 
     def names(self) -> set[str]:
         """What the writer's changes left, in the store and in what was set aside."""
         found = _names(self._anchor)
-        for image in self._kept:
+        for image in self._kept.values():
             patched = bytearray(image)
             patched[18:20] = b"\x01\x01"
             copy = apsw.Connection(":memory:")

@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import apsw
 import pytest
 
 from middlewared.errors import CallError
-from middlewared.store.database import Position, Store, StoreError, Transaction
-from middlewared.store.migrations import SCHEMA_VERSION
+from middlewared.store.database import Image, Store, StoreError, Transaction
+from middlewared.store.lineage import Position
+from middlewared.store.migrations import MIGRATIONS, SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ async def test_listeners_hear_which_tables_changed(store: Store) -> None:
     await store.write(put("nfs"))
     await store.write(lambda t: t.execute("DELETE FROM service_config"))  # SQLite truncates here: no update hook
     await store.begin_epoch()
-    assert told == [frozenset({"service_config"}), frozenset({"service_config"}), frozenset({"meta"})]
+    assert told == [frozenset({"service_config"}), frozenset({"service_config"}), frozenset({"meta", "epoch"})]
 
 
 async def test_reads_cannot_write(store: Store) -> None:
@@ -118,7 +120,7 @@ async def test_the_guard_refuses_before_anything_happens(store: Store) -> None:
     with pytest.raises(CallError, match="Controller A"):
         await store.write(put("nfs"))
     assert names(store) == []
-    await store.restore(await store.snapshot())
+    await store.restore((await store.snapshot()).data)
     await store.begin_epoch()
     assert store.position == Position(1, 1)
 
@@ -207,7 +209,7 @@ async def test_snapshot_and_restore_copy_everything(store: Store, tmp_path: Path
     await store.begin_epoch()
     for number in range(300):
         await store.write(put(f"service{number:03}"))
-    await other.restore(await store.snapshot())
+    await other.restore((await store.snapshot()).data)
     assert names(other) == names(store)
     assert other.position == store.position == Position(1, 301)
     assert {"user", "privilege", "service_config", "failover_config", "meta"} <= told[-1]
@@ -224,7 +226,7 @@ async def test_an_open_reader_keeps_its_state_while_everything_is_replaced(store
     other = await Store.open(tmp_path / "other" / "store.db")
     await other.write(lambda t: [put(f"old{n:04}")(t) for n in range(2000)])
     await store.write(lambda t: [put(f"new{n:04}")(t) for n in range(2000)])
-    image = await store.snapshot()
+    image = (await store.snapshot()).data
     reader = apsw.Connection(str(other.path))
     cursor = reader.execute("SELECT name FROM service_config")
     first = [next(cursor)[0] for _ in range(10)]
@@ -260,7 +262,7 @@ def _other_version(image: bytes) -> bytes:
 )
 async def test_a_damaged_image_changes_nothing(store: Store, damage) -> None:
     await store.write(put("nfs"))
-    image = await store.snapshot()
+    image = (await store.snapshot()).data
     await store.write(put("smb"))
     told: list[frozenset[str]] = []
     store.on_commit(told.append)
@@ -276,6 +278,172 @@ async def test_an_image_of_another_schema_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="same version"):
         await store.restore(source.serialize("main"))
     assert len(store.query("SELECT * FROM privilege")) == 2
+
+
+# ---------------------------------------------------------------------------------------------- epochs
+
+
+def epochs(store: Store) -> list[tuple[int, int, str | None]]:
+    return [(row["epoch"], row["base_seq"], row["node"]) for row in store.query("SELECT * FROM epoch ORDER BY epoch")]
+
+
+async def test_epochs_are_recorded_with_where_they_began(store: Store) -> None:
+    await store.write(put("nfs"))
+    await store.begin_epoch()
+    assert store.leader is None
+    await store.write(put("smb"))
+    await store.begin_epoch(100, "A")
+    assert epochs(store) == [(1, 1, None), (100, 3, "A")]
+    assert (store.position, store.leader) == (Position(100, 4), "A")
+    reopened = await Store.open(store.path)
+    assert (reopened.position, reopened.leader) == (Position(100, 4), "A")
+    await reopened.close()
+
+
+@pytest.mark.parametrize(("wanted", "begun"), [(101, 101), (100, 102), (99, 101), (98, 102), (2, 102), (-5, 101)])
+async def test_a_number_that_is_too_small_is_raised_and_stays_even_or_odd(
+    store: Store, wanted: int, begun: int
+) -> None:
+    await store.begin_epoch(100, "A")
+    await store.begin_epoch(wanted, "B")
+    assert store.position.epoch == begun
+
+
+async def test_old_epochs_are_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("middlewared.store.database.EPOCHS_KEPT", 3)
+    for _ in range(5):
+        await store.begin_epoch()
+    assert [row[0] for row in epochs(store)] == [3, 4, 5]
+
+
+async def test_no_write_is_faster_than_the_epoch_that_was_asked_for(store: Store) -> None:
+    begun = store.begin_epoch(10, "A")
+    await store.write(put("nfs"))
+    assert (epochs(store), store.position) == ([(10, 0, "A")], Position(10, 2))
+    await begun
+    assert (epochs(store), store.position) == ([(10, 0, "A")], Position(10, 2))
+
+
+async def test_an_epoch_that_could_not_begin_begins_with_the_next_write(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("middlewared.store.database._begin_epoch", full)
+        with pytest.raises(StoreError, match="no space"):
+            await store.begin_epoch(10, "A")
+        with pytest.raises(StoreError, match="no space"):
+            await store.write(put("nfs"))
+    assert (names(store), store.position) == ([], Position(0, 0))
+    await store.write(put("nfs"))
+    assert store.position == Position(10, 2)
+
+
+async def test_a_store_of_version_1_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    connection = apsw.Connection(str(path))
+    connection.execute(MIGRATIONS[0] + "UPDATE meta SET value = 7; PRAGMA user_version = 1")
+    connection.close()
+    store = await Store.open(path)
+    assert (store.position, store.leader, epochs(store)) == (Position(7, 7), None, [])
+    fresh = await Store.open(tmp_path / "fresh.db")
+    await fresh.restore((await store.snapshot()).data)
+    assert fresh.position == Position(7, 7)
+    await fresh.close()
+    await store.close()
+
+
+# ---------------------------------------------------------------------------------------------- what restore replaces
+
+
+@pytest.fixture
+async def other(tmp_path: Path) -> AsyncIterator[Store]:
+    other = await Store.open(tmp_path / "other" / "store.db")
+    yield other
+    await other.close()
+
+
+async def test_what_the_image_contains_is_not_kept(store: Store, other: Store) -> None:
+    kept: list[Image] = []
+    await store.begin_epoch(10, "A")
+    await store.write(put("nfs"))
+    await other.restore((await store.snapshot()).data, kept.append)
+    await store.begin_epoch(12, "A")
+    await store.write(put("smb"))
+    await other.restore((await store.snapshot()).data, kept.append)
+    assert (kept, names(other)) == ([], ["nfs", "smb"])
+
+
+async def test_what_the_image_lacks_is_kept_first(store: Store, other: Store, tmp_path: Path) -> None:
+    kept: list[Image] = []
+    await store.begin_epoch(10, "A")
+    await other.restore((await store.snapshot()).data, kept.append)
+    await other.begin_epoch(11, "B")
+    await store.write(put("only on the former master"))
+    await other.write(put("nfs"))
+    await store.restore((await other.snapshot()).data, kept.append)
+    [image] = kept
+    assert (image.position, names(store)) == (Position(10, 2), ["nfs"])
+    (tmp_path / "kept.db").write_bytes(image.data)
+    found = apsw.Connection(str(tmp_path / "kept.db")).execute("SELECT name FROM service_config")
+    assert list(found) == [("only on the former master",)]
+
+
+async def test_no_write_slips_in_between_keeping_and_replacing(store: Store, other: Store) -> None:
+    kept: list[list[str]] = []
+    await other.begin_epoch(11, "B")
+    image = (await other.snapshot()).data
+    await store.begin_epoch(10, "A")
+
+    def keep(copy: Image) -> None:
+        kept.append(sorted(name for name in "abcdefghij" if f"change {name}".encode() in copy.data))
+        time.sleep(0.02)
+
+    writes = [asyncio.create_task(store.write(put(f"change {name}"))) for name in "abcde"]
+    await asyncio.sleep(0)
+    restoring = asyncio.create_task(store.restore(image, keep))
+    await asyncio.sleep(0)
+    writes += [asyncio.create_task(store.write(put(f"change {name}"))) for name in "fghij"]
+    await asyncio.gather(restoring, *writes)
+    assert sorted([*kept[0], *(name.removeprefix("change ") for name in names(store))]) == list("abcdefghij")
+
+
+async def test_what_cannot_be_kept_is_not_replaced(store: Store, other: Store) -> None:
+    def full(_: Image) -> None:
+        raise OSError(28, "No space left on device")
+
+    await store.write(put("nfs"))
+    await other.begin_epoch(11, "B")
+    with pytest.raises(StoreError, match="No space left"):
+        await store.restore((await other.snapshot()).data, full)
+    assert (names(store), store.position) == (["nfs"], Position(0, 1))
+
+
+async def test_an_epoch_that_began_since_stops_a_restore(store: Store, other: Store) -> None:
+    """The takeover ended between the decision to accept the image and the turn of the store's thread."""
+    await other.begin_epoch(11, "B")
+    image = (await other.snapshot()).data
+    restoring = store.restore(image)
+    task = asyncio.create_task(restoring)
+    await asyncio.sleep(0)  # it is asked for, and waits for its turn
+    begun = store.begin_epoch(12, "A")
+    with pytest.raises(StoreError, match="begun to lead"):
+        await task
+    await begun
+    assert store.position == Position(12, 1)
+
+
+async def test_listeners_hear_of_a_restore_whose_caller_is_gone(store: Store) -> None:
+    image = (await store.snapshot()).data
+    told = asyncio.Event()
+    store.on_commit(lambda tables: told.set())
+    task = asyncio.create_task(store.restore(image))
+    await asyncio.sleep(0)
+    task.cancel()
+    async with asyncio.timeout(5):
+        await told.wait()
 
 
 # ---------------------------------------------------------------------------------------------- kill -9
