@@ -27,7 +27,7 @@ from tests.mutants.mutants import MUTANTS
 from tests.mutants.probe import pack, planned
 
 ROOT = Path(__file__).resolve().parents[2]
-_CHECK_S = 120.0  # a hanging check ends so soon after its last case began
+_CHECK_S = 40.0  # a hanging check ends so soon after its last case began
 
 
 @dataclass(slots=True)
@@ -114,7 +114,13 @@ def check(tree: Path, cases: Sequence[Case], *, everything: bool = False, limit_
     command = [sys.executable, "-W", "ignore", "-m", "tests.mutants.probe"]
     try:
         ended = subprocess.run(
-            command, cwd=tree, env=environment, input=request, capture_output=True, text=True, timeout=limit_s + _CHECK_S
+            command,
+            cwd=tree,
+            env=environment,
+            input=request,
+            capture_output=True,
+            text=True,
+            timeout=limit_s + _CHECK_S,
         )
         output, errors = ended.stdout, ended.stderr
     except subprocess.TimeoutExpired as expired:

@@ -25,10 +25,12 @@ class Plan:
     """
 
     lines: str
-    seed: int = 1  # of chance and of the hardware (run.shape_of)
+    seed: int = 1  # of chance
+    disks: int = 4
+    disk_ms: float = 0.5  # latency
 
     def __str__(self) -> str:
-        return f"plan “{self.lines}” with seed {self.seed}"
+        return f"plan “{self.lines}” with seed {self.seed} and {self.disks} disks"
 
 
 Case = int | Plan  # an int is a seed with the faults that it draws

@@ -16,7 +16,7 @@ from tests.mutants.entry import Case, Plan
 from tests.simulator import commands
 from tests.simulator.faults import Fault
 from tests.simulator.run import Run, quieten
-from tests.simulator.world import World
+from tests.simulator.world import Shape, World
 
 _TAIL_MS = 3000.0
 _OWN = ("expect", "protect", "end")
@@ -61,8 +61,11 @@ def planned(plan: Plan, **more: Any) -> Run:
     """A run of a directed plan."""
     lines = [(float(at) * 1000, line) for at, line in (part.split(None, 1) for part in plan.lines.split(";"))]
     lines = [(at_ms, line.strip()) for at_ms, line in lines]
+    faults = [Fault(((at_ms, line),)) for at_ms, line in lines if line != "end"]
     ends = [at_ms for at_ms, line in lines if line == "end"]
-    going = Run(plan.seed, faults=[Fault(((at_ms, line),)) for at_ms, line in lines if line != "end"], **more)
+    going = Run(
+        plan.seed, faults=faults, shape=Shape(disks=plan.disks, disk_latency_ms=plan.disk_ms, boot_ms=500.0), **more
+    )
     length_ms = ends[0] if ends else max(at_ms for at_ms, _ in lines) + _TAIL_MS
     going.plan = dataclasses.replace(going.plan, length_ms=length_ms, harmless=False)
     world, usual = going.world, going.world.do
@@ -77,6 +80,8 @@ def planned(plan: Plan, **more: Any) -> Run:
         elif words[0] == "protect":
             world.oracles.protected = world.master()
         else:
+            if line == "heal-all":
+                world.oracles.protected = None
             usual(line)
 
     world.do = do  # type: ignore[method-assign]  # the plan's own words come first

@@ -46,30 +46,12 @@ VERDICT: tuple[Mutant, ...] = (
             "mine.too_few_disks or (other is not None and (other.too_few_disks or mine.disks != other.disks))",
             "other is not None and mine.disks != other.disks",
         ),
-        (Plan("3 hang-disk 0; 14 end", 2),),
+        (Plan("3 hang-disk 0; 7 end"),),
     ),
     Mutant(
         "disagree-vip-never-holds",
         "A standby that could not speak for the virtual address is no reason.",
         change(REASONS, "        _disagree_vip,\n", f"        {NEVER},\n"),
         (Plan("3 cut lan-b; 8 end"),),
-    ),
-    Mutant(
-        "no-system-ready-never-holds",
-        "A standby that has not finished booting is no reason.",
-        change(REASONS, "lambda mine, other: other is not None and not other.ready", NEVER),
-        (Plan("3 set b hold_boot yes; 3.1 kill-daemon b; 8 end"),),
-    ),
-    Mutant(
-        "no-failover-never-holds",
-        "That failover is disabled is no reason.",
-        change(REASONS, "lambda mine, other: mine.disabled", NEVER),
-        (Plan("3 call a failover.control '\"DISABLE\"' '{\"active\": true}'; 8 end"),),
-    ),
-    Mutant(
-        "no-licence-never-holds",
-        "A controller without a licence is no reason.",
-        change(REASONS, "lambda mine, other: not mine.licensed or (other is not None and not other.licensed)", NEVER),
-        (Plan("3 set b licensed no; 8 end"),),
     ),
 )
