@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios rewrite-scenarios simulator lab-test soak bench fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios rewrite-scenarios simulator mutants lab-test soak bench fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -47,6 +47,9 @@ rewrite-scenarios: venv-test  ## write the transcripts anew; look at the differe
 
 soak: venv-test      ## the simulator with ever new seeds, until stopped: `make soak ARGS="--from 5000"`
 	@exec $(BIN)/python -m tests.simulator --seeds 0 $(ARGS)
+
+mutants: venv-test   ## does the simulator notice broken versions of failover? `make mutants ARGS=--search`
+	@exec $(BIN)/python -m tests.mutants $(ARGS)
 
 bench: venv          ## measure the budgets as ratios, three minutes: `make bench ARGS=takeover`
 	@exec $(BIN)/python -m bench $(ARGS)

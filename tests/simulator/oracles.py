@@ -4,13 +4,13 @@ opinion of them.
 O0  no program fails
 O1  never two writers: each accepted write comes from the controller that holds the disk's reservation (or, with
     more than half of the disks in hand, is about to take this one, too), and no write of an older import lands after
-    one of a newer
-O2  who lost the disks, or imported without them, is reset within RESET_MS of its running time
+    one of a newer; and nobody stays admitted to the disks of a MASTER
+O2  who lost the disks, or imported without them, is reset within RESET_MS of its running time; who has neither is not
 O3  traffic is let in only where the disks are held and the pool is imported, and never in two places for long
 O4  an acknowledged change of the configuration is never lost
 O5  empty reasons mean that the MASTER's death leads to a takeover (rehearse.py asks, in a forked world)
 O6  after the heal there is exactly one MASTER within the bound, and it stays
-O7  trouble on the standby's side, and daemon restarts, never depose a MASTER
+O7  trouble on the standby's side, and daemon restarts, never depose or reset a MASTER
 """
 
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 RESET_MS = 2500.0  # lost_ms, the sweep that finds it, and the keeper's slowest proof, with the keeper running
 TWICE_MS = 2500.0  # of two open firewalls: the same bound, seen from outside
+ADMITTED_MS = 3500.0  # until a MASTER has found and evicted another's key: twice lost_ms, and time to do it
+IDLE_MS = 5000.0  # who has had neither disks nor pools for so long has nothing that a reset would protect
 WATCH_MS = 50.0
 _NOBODY = "nobody"
 _NODE_OF = {HOST_IDS["A"]: "a", HOST_IDS["B"]: "b"}
@@ -40,6 +42,8 @@ class Oracles:
         self._stood_still: set[str] = set()  # when the target restarted
         self._unfit_ms = dict.fromkeys(NODES, 0.0)
         self._open_ms = dict.fromkeys(NODES, 0.0)
+        self._admitted_ms: dict[int, float] = {}  # by disk: how long another's key was there, less how long it was not
+        self._idle_ms = dict.fromkeys(NODES, 0.0)
         self._twice_ms = 0.0
         self.violation = ""  # the first rule that was broken, and how
         self.protected: str | None = None  # O7: this MASTER may not change
@@ -112,6 +116,7 @@ class Oracles:
         serving = [node for node in NODES if world.serves(node)]
         for node in NODES:
             self._watch_one(node, node in serving)
+            self._watch_keys(node)
         self._twice_ms = self._twice_ms + WATCH_MS if len(serving) == 2 else 0.0
         if self._twice_ms > TWICE_MS:
             self.fail("O3", f"clients reach both controllers for {self._twice_ms:.0f} ms")
@@ -121,6 +126,10 @@ class Oracles:
         kernel, keeper = controller.kernel, controller.process("keeper")
         running = controller.powered and not controller.frozen and keeper is not None and not keeper.stops
         imported = kernel is not None and kernel.pool.imported
+        if imported or node in self._holder_on.values() or not running:
+            self._idle_ms[node] = 0.0
+        else:
+            self._idle_ms[node] += WATCH_MS
         if not imported or self.holds(node):
             self._unfit_ms[node] = 0.0
         elif running:
@@ -131,6 +140,30 @@ class Oracles:
         self._open_ms[node] = self._open_ms[node] + WATCH_MS if unfit and running else 0.0
         if self._open_ms[node] > RESET_MS:
             self.fail("O3", f"{node} lets traffic in without holding the disks or without the pool")
+
+    def _watch_keys(self, node: str) -> None:
+        """Whoever is registered beside a MASTER could write: it may be about to take over, but not for long."""
+        world = self._world
+        controller, fabric = world.controllers[node], world.fabric
+        kernel, keeper = controller.kernel, controller.process("keeper")
+        running = controller.powered and not controller.frozen and keeper is not None and not keeper.stops
+        reaches = node not in fabric.cut and node not in fabric.slow_ms
+        if not (running and reaches and kernel is not None and kernel.pool.imported):
+            return
+        for lun in fabric.luns(node):
+            kept = world.shelf.reservations(lun)
+            if (
+                lun in fabric.hung | fabric.refusing
+                or not kept.holder_key
+                or _NODE_OF[host_of(kept.holder_key)] != node
+            ):
+                self._admitted_ms.pop(lun, None)
+                continue
+            beside = any(_NODE_OF[host_of(key)] != node for key in kept.keys.values())
+            lasted_ms = max(0.0, self._admitted_ms.get(lun, 0.0) + (WATCH_MS if beside else -WATCH_MS))
+            self._admitted_ms[lun] = lasted_ms
+            if lasted_ms > ADMITTED_MS:
+                self.fail("O1", f"disk {lun} is held by {node}, and goes on admitting the other controller")
 
     def opened(self, node: str) -> None:
         """The firewall lets traffic in from this instant."""
@@ -144,6 +177,10 @@ class Oracles:
 
     def was_reset(self, node: str) -> None:
         self.resets += 1
+        if self.protected == node:
+            self.fail("O7", f"{node} was an untroubled MASTER, and is reset")
+        if self._idle_ms[node] > IDLE_MS:
+            self.fail("O2", f"{node} had neither disks nor pools, and is reset")
 
     # ------------------------------------------------------------------------------------------ O6, O7
 

@@ -61,11 +61,16 @@ class Run:
     """A seed on its way. `faults` replaces those of the seed's plan (shrink.py)."""
 
     def __init__(
-        self, seed: int, *, faults: Sequence[Fault] | None = None, note: Callable[[float, str], None] | None = None
+        self,
+        seed: int,
+        *,
+        faults: Sequence[Fault] | None = None,
+        note: Callable[[float, str], None] | None = None,
+        shape: Shape | None = None,
     ) -> None:
         self.seed = seed
         self.aloud = note is not None
-        shape = shape_of(seed)
+        shape = shape or shape_of(seed)
         plan = draw_plan(seed, shape.disks, SETTLE_MS)
         self.plan: Plan = plan if faults is None else dataclasses.replace(plan, faults=tuple(faults))
         self.world = World(seed, shape)

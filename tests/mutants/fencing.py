@@ -1,0 +1,163 @@
+"""Broken keepers: how the disks are taken, watched, kept and given back."""
+
+from tests.mutants.entry import Edit, Mutant, Plan, change
+
+GUARD = "plugins/fencing/guard.py"
+HOLDER = "plugins/fencing/holder.py"
+LOGIC = "plugins/fencing/logic.py"
+TAKEOVER = "plugins/fencing/takeover.py"
+PULSE = "plugins/fencing/pulse.py"
+
+# The MASTER lives and writes, its daemon does not answer, and an operator says: force.
+BY_FORCE = Plan("3 freeze-daemon a; 3.5 call b failover.force_master; 9 end")
+FROZEN = Plan("3 freeze a; 5 thaw a; 9 end")
+# Both controllers boot at once and hear nothing of one another.
+BOTH_TAKE = "3 kill a; 3 kill b; 3.1 cut heartbeat; 3.1 lose eth0 a; 3.1 lose eth0 b; 4 boot a; 4 boot b; 12 end"
+# The other is elected, and has to see that the MASTER lives.
+UNHEARD = Plan("3 protect; 3.1 lose eth0 a; 6 carry eth0 a")
+
+FENCING: tuple[Mutant, ...] = (
+    Mutant(
+        "standby-registers-in-advance",
+        "A standby registers its key on the disks, and so is admitted to write.",
+        change(
+            GUARD,
+            "            keys = await read_keys(disk, self._holder.timeout_ms)\n",
+            "            keys = await read_keys(disk, self._holder.timeout_ms)\n"
+            "            if not Reading(0, keys, None).own(self._host_id):\n"
+            "                from middlewared.plugins.fencing.takeover import _register\n\n"
+            "                await _register(disk, make_key(self._host_id, 1), self._holder.timeout_ms)\n",
+        ),
+        (Plan("8 end"),),
+    ),
+    Mutant(
+        "preempt-without-abort",
+        "A dead controller's queued writes land after its disks were taken.",
+        change(TAKEOVER, "*scsi_pr.preempt(key, victim, abort=True)", "*scsi_pr.preempt(key, victim)"),
+        (Plan("2.9 slow-disks a 240; 3 slow-disks a 3000; 3 kill a; 7 end"),),
+    ),
+    Mutant(
+        "not-read-back",
+        "Nobody looks whether the disks were really taken.",
+        change(TAKEOVER, "if settled(now, key):", "if now:"),
+        (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
+    ),
+    Mutant(
+        "living-peer-robbed",
+        "A key that moves on the disks does not prevent a takeover.",
+        change(
+            GUARD,
+            'return FenceResult(FenceCode.PEER_ALIVE, "the other controller\'s key is still moving on the disks")',
+            "return None",
+        ),
+        (UNHEARD,),
+    ),
+    Mutant(
+        "peer-alive-ignored",
+        "Nobody looks whether the other controller's key moves.",
+        change(GUARD, "if not any(foreign.values()):", "if True:"),
+        (UNHEARD,),
+    ),
+    Mutant(
+        "movement-not-seen",
+        "A key that changes does not count as moving.",
+        change(LOGIC, "if keys - seen.keys:", "if keys - seen.keys and now_ms < 0:"),
+        (UNHEARD,),
+    ),
+    Mutant(
+        "a-moment-is-enough",
+        "A key that did not change for an instant counts as that of a dead controller.",
+        change(LOGIC, "all(now_ms - seen.since_ms >= self.alive_ms for seen in shown)", "shown"),
+        (Plan("3 protect; 3.1 freeze-keeper b; 3.15 lose eth0 a; 4.51 thaw-keeper b; 7 carry eth0 a"),),
+    ),
+    Mutant(
+        "preempted-keeper-lives-on",
+        "A keeper that finds its disks taken does not reset its controller.",
+        (
+            Edit(LOGIC, "return Finding.TAKEN", "return Finding.OURS"),
+            Edit(LOGIC, "return Finding.FORGOTTEN if forgotten else Finding.GONE", "return Finding.OURS"),
+            Edit(
+                HOLDER,
+                "        own = reading.own(self._host_id)\n",
+                "        own = reading.own(self._host_id) or (1,)\n",
+            ),
+        ),
+        (BY_FORCE,),
+    ),
+    Mutant(
+        "lost-time-not-noticed",
+        "A controller that stood still goes on as if nothing were.",
+        change(PULSE, "if late_ms > self._late_ms:", "if late_ms < 0 < -self._late_ms:"),
+        (FROZEN,),
+    ),
+    Mutant(
+        "keeper-reset-not-carried-out",
+        "The keeper says that it lost the disks, and does not reset its controller.",
+        change(GUARD, "        self._reset(reason)\n", ""),
+        (BY_FORCE,),
+    ),
+    Mutant(
+        "beat-lets-itself-back-in",
+        "The heartbeat registers whatever was registered before, also after a preemption.",
+        change(HOLDER, "*scsi_pr.register(old, new), timeout_ms", "*scsi_pr.register_and_ignore(new), timeout_ms"),
+        tuple(Plan(BY_FORCE.lines, seed) for seed in range(1, 30)),
+    ),
+    Mutant(
+        "memory-not-forgotten",
+        "A keeper that is restarted after a release defends what it gave up.",
+        change(GUARD, "            self._memory.forget()  # first", "            # first"),
+        (Plan("3 call a failover.become_passive; 12 kill-keeper a; 15 expect resets 0"),),
+    ),
+    Mutant(
+        "memory-not-saved",
+        "A keeper that is restarted does not know that it holds the disks.",
+        change(
+            GUARD, "        self._memory.save(self._host_id, self._holder.floor, self._holder.serials)", "        pass"
+        ),
+        (Plan("3 protect; 4 kill-keeper a"),),
+    ),
+    Mutant(
+        "failures-tolerated",
+        "A takeover leaves more than half of the disks behind.",
+        change(LOGIC, "FAILURES_PERCENT_MAX = 10", "FAILURES_PERCENT_MAX = 60"),
+        (Plan("3 refuse-disk 0; 3.1 refuse-disk 1; 4 kill a; 8 end"),),
+    ),
+    Mutant(
+        "blind-master-stays",
+        "A MASTER that does not see its disks any more keeps the role.",
+        change(LOGIC, "return unseen if len(unseen) * 2 > len(waiting_ms) else []", "return []"),
+        (Plan("3 cut disks-a; 8 expect master b"),),
+    ),
+    Mutant(
+        "contest-not-noticed",
+        "Two that take the disks at once go on evicting one another.",
+        change(
+            TAKEOVER,
+            "        if rivals:\n            raise Contested",
+            "        if rivals and not now:\n            raise Contested",
+        ),
+        (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
+    ),
+    Mutant(
+        "nobody-gives-way",
+        "After a contest both try again at once.",
+        change(GUARD, "if any(rival < self._host_id for rival in taken.rivals):", "if taken.rivals and not key:"),
+        (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
+    ),
+    Mutant(
+        "victim-keeps-its-key",
+        "The disks are reserved without throwing out who was there.",
+        change(TAKEOVER, "victims = {other for other in now.keys if other != key}", "victims: set[int] = set()"),
+        (Plan("3 kill a; 6 end"),),
+    ),
+    Mutant(
+        "shared-disks-are-enough",
+        "A disk counts as taken while another controller is still registered on it.",
+        (
+            Edit(LOGIC, "and set(reading.keys) == {key}", "and key in reading.keys"),
+            Edit(TAKEOVER, "    for victim in sorted(victims):", "    for victim in sorted(victims)[:0]:"),
+            Edit(TAKEOVER, "(held.key not in victims and held.key != key)", "held.key != key"),
+        ),
+        (Plan("3 kill a; 6 end"),),
+    ),
+)
