@@ -21,7 +21,7 @@ from tests.simulator.shrink import shrink
 
 _REPORT_S = 30.0
 _FIXED = 100
-_NEW = 60
+_NEW = 20
 
 
 def main() -> int:
