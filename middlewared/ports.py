@@ -264,3 +264,28 @@ class Ports:
     services: Services
     power: Power
     platform: Platform
+
+
+# ---------------------------------------------------------------------------------------------- real drivers
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a real driver looked at on this host: one row of `middlewared doctor`."""
+
+    subject: str  # "keepalived", "/dev/watchdog", "pool tank: failmode"
+    ok: bool
+    detail: str  # what was found: "2.2.7", "not installed", "continue"
+    remedy: str = ""  # what to do when it is not ok: "apt-get install keepalived"
+
+
+class Driver(Protocol):
+    """What every real driver has beside its port: a life, and a look at the host that changes nothing."""
+
+    async def start(self) -> None:
+        """Raises PortError when the driver cannot work at all here; the sentence names the remedy."""
+
+    async def stop(self) -> None: ...
+
+    async def examine(self) -> Sequence[Finding]:
+        """What it needs of this host, found or missing. Works before `start`, and never raises."""
