@@ -54,10 +54,37 @@ class FencedDriver:
         return FenceResult(FenceCode(answer["code"]), str(answer["message"]))
 
     async def release(self) -> None:
-        answer = await self._call("release", RELEASE_MS_MAX)
+        """A keeper that dies meanwhile is started again: the new one is asked, and what the old one did is no harm."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_MS_MAX / 1000):
+                while not await self._released():
+                    await self._running()
+                return
+        raise PortError("the keeper of the reservations (fenced) is not running, or did not answer")
+
+    async def _released(self) -> bool:
+        """False: the connection ended before the answer came."""
+        try:
+            answer = await self._client.call("release", RELEASE_MS_MAX)
+        except LineLost:
+            return False
+        except LineError as error:
+            raise PortError(f"the keeper of the reservations (fenced) refused: {error.message}") from error
         await self._refresh()
         if answer["code"] != FenceCode.OK:
             raise PortError(f"the reservations were not all given up: {answer['message']}")
+        return True
+
+    async def _running(self) -> None:
+        """Until the keeper answers again."""
+        changed = asyncio.Event()
+        self._listeners.append(changed.set)
+        try:
+            while not (self._client.connected and self._state.running):
+                changed.clear()
+                await changed.wait()
+        finally:
+            self._listeners.remove(changed.set)
 
     async def rehearse(self) -> FenceRehearsal:
         return _rehearsal_of(await self._call("rehearse", REHEARSE_MS_MAX))

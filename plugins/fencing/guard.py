@@ -178,8 +178,8 @@ class Guard:
             return
         self._unread.pop(disk.serial, None)
         if watched and self._pulse.notice() == lapses:
-            strangers = Reading(0, keys, None).strangers(self._host_id)
-            self._watch.observe(disk.serial, strangers, self._pulse.now_ms())
+            claims = Reading(0, keys, None).claims(self._host_id)
+            self._watch.observe(disk.serial, claims, self._pulse.now_ms())
             if self._said is None or self._said.peer_moving != self._peer_moving():  # the rest waits for the beat
                 self._say()
 
@@ -257,7 +257,7 @@ class Guard:
 
     async def _peer_alive(self, disks: Mapping[str, Disk], readings: Mapping[str, Reading]) -> FenceResult | None:
         """The refusal if the other controller shows life, or may; None when it is seen not to (S4)."""
-        foreign = {serial: reading.strangers(self._host_id) for serial, reading in readings.items()}
+        foreign = {serial: reading.claims(self._host_id) for serial, reading in readings.items()}
         if not any(foreign.values()):
             return None
         deadline_ms = self._pulse.now_ms() + 2 * self._settings.alive_ms + 4 * self._settings.heartbeat_ms

@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from middlewared.plugins.fencing.scsi_pr import Kind, Reservation, generation_of, host_of, not_before
+from middlewared.plugins.fencing.scsi_pr import Kind, Reservation, generation_of, host_of, is_parked, not_before
 
 OURS_KIND = Kind.WRITE_EXCLUSIVE_REGISTRANTS
 HOST_IDS = {"A": 0xA000_0001, "B": 0xB000_0001}  # where fence.host_id is 0
@@ -29,6 +29,10 @@ class Reading:
         """Registered keys of other hosts."""
         return frozenset(key for key in self.keys if host_of(key) != host_id)
 
+    def claims(self, host_id: int) -> frozenset[int]:
+        """Those of them that stand for a host which may be alive, and has not given the disk up."""
+        return frozenset(key for key in self.strangers(host_id) if not is_parked(key))
+
 
 class Finding(enum.Enum):
     """What a holder finds on a disk that it holds."""
@@ -50,7 +54,8 @@ def judge(reading: Reading, host_id: int, floor: int) -> Finding:
     held = reading.reservation
     if held is not None and host_of(held.key) != host_id:
         return Finding.TAKEN
-    if not any(host_of(key) == host_id and not_before(generation_of(key), floor) for key in reading.keys):
+    living = (generation_of(key) for key in reading.own(host_id) if not is_parked(key))
+    if not any(not_before(generation, floor) for generation in living):
         forgotten = not reading.keys and held is None and reading.generation == 0
         return Finding.FORGOTTEN if forgotten else Finding.GONE
     if held is None or held.kind != OURS_KIND or held.scope != 0:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from middlewared.plugins.fencing.logic import HOST_IDS, Reading
-from middlewared.plugins.fencing.scsi_pr import host_of
+from middlewared.plugins.fencing.scsi_pr import host_of, is_parked
 from middlewared.plugins.fencing.takeover import refusal
 from middlewared.ports import DiskRehearsal, FenceCode, FenceRehearsal, FenceResult
 
@@ -22,11 +22,12 @@ def rehearsal(
     disks = [DiskRehearsal(serial, problem=why) for serial, why in unread.items()]
     for serial, reading in readings.items():
         holder = reading.reservation.key if reading.reservation is not None else None
+        living = [key for key in reading.keys if not is_parked(key)]
         disks.append(
             DiskRehearsal(
                 serial,
-                holder="" if holder is None else names.get(host_of(holder), f"{holder:#018x}"),
-                unexpected=tuple(sorted(f"{key:#018x}" for key in reading.keys if host_of(key) not in expected)),
+                holder="" if holder is None or is_parked(holder) else names.get(host_of(holder), f"{holder:#018x}"),
+                unexpected=tuple(sorted(f"{key:#018x}" for key in living if host_of(key) not in expected)),
             )
         )
     total = len(disks)

@@ -1,7 +1,8 @@
 """Persistent reservations: PERSISTENT RESERVE IN (SPC-4 6.15) and OUT (6.16), and the keys that we put there.
 
 Pure. A key is 64 bits: the host's id in the upper 32, a generation in the lower. The generation moves while its owner
-lives, which is how the other controller sees life through the disks alone.
+lives, which is how the other controller sees life through the disks alone. Generation 0 is a parked key: its owner has
+given the disk up, and keeps it closed to everybody until somebody takes it.
 """
 
 import enum
@@ -12,6 +13,7 @@ from middlewared.plugins.fencing.scsi import Opcode
 
 PARAMETER_BYTES = 24  # of PERSISTENT RESERVE OUT, 6.16.3
 ALLOCATION_BYTES = 4096  # room for 511 keys; a disk knows one a path and controller
+PARKED = 0  # generation of a key whose owner has given the disk up
 _HOST_SHIFT = 32
 _LOW = 0xFFFF_FFFF
 
@@ -96,6 +98,14 @@ def make_key(host_id: int, generation: int) -> int:
     return (host_id & _LOW) << _HOST_SHIFT | (generation & _LOW)
 
 
+def parked_key(host_id: int) -> int:
+    return make_key(host_id, PARKED)
+
+
+def is_parked(key: int) -> bool:
+    return generation_of(key) == PARKED
+
+
 def host_of(key: int) -> int:
     return key >> _HOST_SHIFT
 
@@ -105,8 +115,8 @@ def generation_of(key: int) -> int:
 
 
 def next_generation(generation: int) -> int:
-    """The one after; 0 is skipped when the 32 bits wrap."""
-    return (generation + 1) & _LOW or 1
+    """The one after; that of parked keys is skipped when the 32 bits wrap."""
+    return (generation + 1) & _LOW or PARKED + 1
 
 
 def not_before(generation: int, floor: int) -> bool:

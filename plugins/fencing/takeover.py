@@ -12,7 +12,7 @@ from typing import TypeVar
 from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.logic import OURS_KIND, Reading, settled, too_many
 from middlewared.plugins.fencing.scsi import Reply, Status
-from middlewared.plugins.fencing.scsi_pr import Kind, host_of
+from middlewared.plugins.fencing.scsi_pr import Kind, host_of, parked_key
 from middlewared.plugins.fencing.transport import Disk, DiskRefused, Transport, TransportError, command, read
 from middlewared.ports import FenceCode, FenceResult
 
@@ -140,11 +140,11 @@ def _rivals(before: Reading, now: Reading, key: int) -> frozenset[int]:
 
     A host that was there before is no rival but the victim, whose key may move until it is thrown out.
     """
-    strangers, own = now.strangers(host_of(key)), host_of(key)
-    if strangers and key not in now.keys:
-        return strangers
-    victims = {host_of(one) for one in before.keys}
-    return frozenset(one for one in strangers if host_of(one) not in victims and host_of(one) < own)
+    own = host_of(key)
+    if key not in now.keys and now.strangers(own):
+        return now.strangers(own)
+    victims = {host_of(one) for one in before.claims(own)}
+    return frozenset(one for one in now.claims(own) if host_of(one) not in victims and host_of(one) < own)
 
 
 async def _register(disk: Disk, key: int, timeout_ms: int) -> Transport:
@@ -206,24 +206,50 @@ async def _preempt(path: Transport, key: int, victim: int, timeout_ms: int) -> N
 
 
 async def release_all(disks: Sequence[Disk], host_id: int, timeout_ms: int) -> dict[str, str]:
-    """Give back every reservation and registration of this host; the disks where that failed, and why."""
+    """Give every disk up that this host holds or is registered on; the disks where that failed, and why."""
     _, failed = await each(disks, lambda disk: release(disk, host_id, timeout_ms))
     return failed
 
 
 async def release(disk: Disk, host_id: int, timeout_ms: int) -> None:
-    """Release and unregister on one disk, verified by reading back. Raises TransportError or DiskRefused."""
-    before = await read(disk, timeout_ms)
-    if not any(host_of(key) == host_id for key in before.keys):
+    """Give one disk up, verified by reading back. Raises TransportError or DiskRefused.
+
+    A reservation of ours is parked, not released: an unreserved disk would accept the writes of a former holder that
+    was frozen when it was thrown out and wakes up now (S1). Whoever takes the disk next throws the parked key out
+    without asking. On a disk that another host holds nothing of ours stays.
+    """
+    now = await read(disk, timeout_ms)
+    for _ in range(ROUNDS_MAX):
+        if _given_up(now, host_id):
+            return
+        await _park(disk, now, host_id, timeout_ms)
+        now = await read(disk, timeout_ms)
+    raise DiskRefused(f"{disk.serial}: our registration stays")
+
+
+def _given_up(now: Reading, host_id: int) -> bool:
+    held = now.reservation
+    parked = {held.key} if held is not None and held.key == parked_key(host_id) else set()
+    return set(now.own(host_id)) == parked
+
+
+async def _park(disk: Disk, now: Reading, host_id: int, timeout_ms: int) -> None:
+    """One round on every path, each of which has a registration of its own.
+
+    Never REGISTER AND IGNORE EXISTING KEY with a key: after being preempted that would let us back in to write.
+    """
+    held, parked = now.reservation, parked_key(host_id)
+    ours = held is not None and host_of(held.key) == host_id and held.kind == OURS_KIND
+    if ours and parked in now.keys:  # what is left of ours are registrations that no path of today has
+        for ghost in sorted(set(now.own(host_id)) - {parked}):
+            await _preempt(disk.paths[0], parked, ghost, timeout_ms)
         return
-    held = before.reservation
-    commands = [scsi_pr.register_and_ignore(0)]
-    if held is not None and host_of(held.key) == host_id and held.kind == OURS_KIND:
-        commands.insert(0, scsi_pr.release(held.key))
-    for cdb, data in commands:  # on every path: one of them holds, each is registered
-        await asyncio.gather(
-            *(command(path, cdb, data, timeout_ms=timeout_ms) for path in disk.paths), return_exceptions=True
-        )
-    after = await read(disk, timeout_ms)
-    if any(host_of(key) == host_id for key in after.keys):
-        raise DiskRefused(f"{disk.serial}: our registration stays")
+    known = now.own(host_id) if ours else ()
+    changes = [scsi_pr.register(key, parked) for key in known]
+
+    async def on(path: Transport) -> None:
+        for cdb, data in (*changes, scsi_pr.register_and_ignore(0)):
+            if (await command(path, cdb, data, timeout_ms=timeout_ms)).status == Status.GOOD:
+                return
+
+    await asyncio.gather(*(on(path) for path in disk.paths), return_exceptions=True)

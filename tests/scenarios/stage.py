@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from middlewared.errors import CallError
 from middlewared.lab.places import NODES, PREFIX_LENGTH, VIRTUAL_ADDRESSES
 from middlewared.plugins.fencing.logic import HOST_IDS
-from middlewared.plugins.fencing.scsi_pr import host_of
+from middlewared.plugins.fencing.scsi_pr import host_of, is_parked
 from middlewared.store.database import Transaction
 from tests.simulator.commands import CommandError, resolve
 from tests.simulator.world import Shape, World
@@ -105,8 +105,8 @@ def status_of(world: World, node: str) -> str:
 
 def holds(world: World, node: str) -> bool:
     """Most disks are reserved by this controller."""
-    keys = [world.shelf.reservations(disk.lun).holder_key for disk in world.shelf.disks]
-    return sum(bool(key) and host_of(key) == HOST_IDS[node.upper()] for key in keys) * 2 > len(keys)
+    keys = [world.shelf.reservations(disk.lun).holder_key or 0 for disk in world.shelf.disks]
+    return sum(host_of(key) == HOST_IDS[node.upper()] and not is_parked(key) for key in keys) * 2 > len(keys)
 
 
 def show(world: World) -> list[str]:

@@ -15,9 +15,9 @@ O7  trouble on the standby's side, and daemon restarts, never depose or reset a 
 
 from typing import TYPE_CHECKING, Any
 
-from middlewared.lab.places import NODES
+from middlewared.lab.places import NIC_ADDRESS, NODES
 from middlewared.plugins.fencing.logic import HOST_IDS
-from middlewared.plugins.fencing.scsi_pr import host_of
+from middlewared.plugins.fencing.scsi_pr import host_of, is_parked
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -29,6 +29,11 @@ IDLE_MS = 5000.0  # who has had neither disks nor pools for so long has nothing 
 WATCH_MS = 50.0
 _NOBODY = "nobody"
 _NODE_OF = {HOST_IDS["A"]: "a", HOST_IDS["B"]: "b"}
+
+
+def _owner(key: int) -> str:
+    """Whose reservation a key stands for; a parked one belongs to nobody, and so may nobody write."""
+    return _NOBODY if is_parked(key) else _NODE_OF[host_of(key)]
 
 
 class Oracles:
@@ -74,7 +79,7 @@ class Oracles:
     def reserved(self, lun: int) -> None:
         """A reservation command was done: remember who holds the disk."""
         key = self._world.shelf.reservations(lun).holder_key
-        self._holder_on[lun] = _NODE_OF[host_of(key)] if key else _NOBODY
+        self._holder_on[lun] = _owner(key) if key else _NOBODY
 
     def target_restarted(self) -> None:
         """A target without APTPL has forgotten all reservations.
@@ -88,13 +93,11 @@ class Oracles:
         """A write was accepted by the medium."""
         self.writes += 1
         kept = self._world.shelf.reservations(lun)
-        holder = _NODE_OF[host_of(kept.holder_key)] if kept.holder_key else self._holder_on.get(lun)
+        holder = _owner(kept.holder_key) if kept.holder_key else self._holder_on.get(lun)
         if not kept.holder_key and node in self._stood_still:
             return  # see `target_restarted`
         admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
-        # A takeover failed and let go, and no newer import has written anywhere.
-        left = holder == _NOBODY and tenure >= max(self._tenure_on.values(), default=0)
-        if holder != node and not left and not (admitted and self.holds(node)):
+        if holder != node and not (admitted and self.holds(node)):
             self.fail("O1", f"disk {lun} accepted a write of {node}, but {holder} holds it")
         newest = self._tenure_on.get(lun, 0)
         if tenure < newest:
@@ -104,9 +107,9 @@ class Oracles:
     # ------------------------------------------------------------------------------------------ O2, O3
 
     def holds(self, node: str) -> bool:
-        """More than half of the disks that answer are reserved by this controller, or forgot that they were."""
+        """More than half of the disks in the shelf are reserved by this controller, or forgot that they were."""
         world = self._world
-        disks = [disk.lun for disk in world.shelf.disks]
+        disks = [disk.lun for disk in world.shelf.disks if disk.lun not in world.fabric.pulled]
         mine = sum(self._holder_on.get(lun) == node for lun in disks)
         return mine * 2 > len(disks)
 
@@ -126,7 +129,8 @@ class Oracles:
         kernel, keeper = controller.kernel, controller.process("keeper")
         running = controller.powered and not controller.frozen and keeper is not None and not keeper.stops
         imported = kernel is not None and kernel.pool.imported
-        if imported or node in self._holder_on.values() or not running:
+        elected = kernel is not None and any(map(kernel.speaker.held, NIC_ADDRESS[node]))  # it may be taking the disks
+        if imported or elected or node in self._holder_on.values() or not running:
             self._idle_ms[node] = 0.0
         else:
             self._idle_ms[node] += WATCH_MS
@@ -152,11 +156,7 @@ class Oracles:
             return
         for lun in fabric.luns(node):
             kept = world.shelf.reservations(lun)
-            if (
-                lun in fabric.hung | fabric.refusing
-                or not kept.holder_key
-                or _NODE_OF[host_of(kept.holder_key)] != node
-            ):
+            if lun in fabric.hung | fabric.refusing or not kept.holder_key or _owner(kept.holder_key) != node:
                 self._admitted_ms.pop(lun, None)
                 continue
             beside = any(_NODE_OF[host_of(key)] != node for key in kept.keys.values())

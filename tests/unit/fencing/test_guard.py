@@ -244,9 +244,12 @@ async def test_life_on_other_disks_than_the_first_is_seen(room: Room) -> None:
 async def test_release(room: Room) -> None:
     a, b = await room.pair()
     assert (await a.guard.release()).code is FenceCode.OK
-    assert all(not room.shelf.reservations(lun).keys for lun in range(12))
+    keys = {key for lun in range(12) for key in room.shelf.reservations(lun).keys.values()}
+    assert keys == {scsi_pr.parked_key(HOSTS["a"])}
     assert not a.guard.state().held
+    before_s = room.loop.time()
     assert (await b.guard.acquire(force=False)).code is FenceCode.OK
+    assert room.loop.time() - before_s < SETTINGS.alive_ms / 1000, "a parked key is nobody to wait for"
     await room.pass_ms(1000)
     assert (a.resets, b.resets) == ([], [])
 

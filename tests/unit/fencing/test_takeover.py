@@ -5,13 +5,15 @@ import pytest
 from middlewared.lab.direct import DirectSource
 from middlewared.lab.shelf import STANDARD, TGT, QueuedWrite, Shelf, ShelfDisk, Target
 from middlewared.plugins.fencing import scsi, scsi_pr
-from middlewared.plugins.fencing.scsi_pr import Kind, make_key
-from middlewared.plugins.fencing.takeover import Taken, read_all, release_all, take_all
+from middlewared.plugins.fencing.logic import OURS_KIND, Reading
+from middlewared.plugins.fencing.scsi_pr import Kind, Reservation, make_key, parked_key
+from middlewared.plugins.fencing.takeover import Taken, _park, _rivals, read_all, release_all, take_all
 from middlewared.plugins.fencing.transport import Disk
 from middlewared.ports import FenceCode
 
 US, THEM = 0xA000_0001, 0xB000_0001
 MINE, THEIRS = make_key(US, 8), make_key(THEM, 3)
+PARKED = parked_key(US)
 TIMEOUT_MS = 200
 BLOCK = bytes(512)
 
@@ -151,7 +153,8 @@ async def test_failures_in_the_second_wave_undo_the_rest() -> None:
     taken = await take_all(disks, readings, unread, MINE, TIMEOUT_MS)
     assert taken.result.code is FenceCode.TOO_MANY_REFUSED
     assert "3 of 10" in taken.result.message
-    assert owners(shelf) == {(0, ())}
+    source.hung = set()
+    assert owners(shelf) == {(0, ()), (PARKED, (PARKED,))}, "what was taken is given up again"
 
 
 async def test_a_dead_cable_ends_within_the_deadline() -> None:
@@ -160,13 +163,60 @@ async def test_a_dead_cable_ends_within_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("target", [STANDARD, TGT])
-async def test_release_gives_everything_back(target: Target) -> None:
+async def test_released_disks_are_closed_until_somebody_takes_them(target: Target) -> None:
     shelf = shelf_of(24, target)
     source = DirectSource(shelf, "a")
     await take(source)
     assert await release_all(list(source.disks().values()), US, TIMEOUT_MS) == {}
-    assert owners(shelf) == {(0, ())}
+    assert owners(shelf) == {(PARKED, (PARKED,))}
+    assert await release_all(list(source.disks().values()), US, TIMEOUT_MS) == {}, "once more changes nothing"
+    await take(DirectSource(shelf, "b"), THEIRS)
+    assert owners(shelf) == {(THEIRS, (THEIRS,))}
     assert shelf.execute("b", 0, scsi.write_10(0, 1), BLOCK)[0] == scsi.Status.GOOD
+    assert written(shelf, "a") == scsi.Status.RESERVATION_CONFLICT
+
+
+def written(shelf: Shelf, initiator: str) -> int:
+    """The answer to a write, after the unit attentions that precede it."""
+    return [shelf.execute(initiator, 0, scsi.write_10(0, 1), BLOCK)[0] for _ in range(4)][-1]
+
+
+async def test_who_was_thrown_out_cannot_write_after_its_successor_has_given_up() -> None:
+    """A former MASTER that was frozen all the time: the simulator found it writing to disks that nobody held."""
+    shelf = shelf_of(2)
+    await take(DirectSource(shelf, "b"), THEIRS)
+    source = DirectSource(shelf, "a")
+    await take(source)
+    await release_all(list(source.disks().values()), US, TIMEOUT_MS)
+    assert written(shelf, "b") == scsi.Status.RESERVATION_CONFLICT
+
+
+async def test_release_parks_every_path_and_evicts_what_no_path_has() -> None:
+    shelf = shelf_of(1)
+    one, two = DirectSource(shelf, "a"), DirectSource(shelf, "a-path2")
+    disks = [Disk(serial, (*disk.paths, *two.disks()[serial].paths)) for serial, disk in one.disks().items()]
+    readings, unread = await read_all(disks, TIMEOUT_MS)
+    await take_all(disks, readings, unread, MINE, TIMEOUT_MS)
+    shelf.execute("a-before", 0, *scsi_pr.register_and_ignore(make_key(US, 2)))
+    assert await release_all(disks, US, TIMEOUT_MS) == {}
+    assert owners(shelf) == {(PARKED, (PARKED, PARKED))}
+
+
+async def test_release_after_being_thrown_out_leaves_nothing_of_ours() -> None:
+    shelf = shelf_of(1)
+    source = DirectSource(shelf, "a")
+    await take(source)
+    [disk] = source.disks().values()
+    seen = (await read_all([disk], TIMEOUT_MS))[0][disk.serial]
+    await take(DirectSource(shelf, "b"), THEIRS)
+    await _park(disk, seen, US, TIMEOUT_MS)  # with what was true a moment ago
+    assert owners(shelf) == {(THEIRS, (THEIRS,))}
+
+
+async def test_two_that_were_parked_see_one_another_as_rivals() -> None:
+    before = Reading(1, (parked_key(THEM),), Reservation(parked_key(THEM), OURS_KIND))
+    now = Reading(2, (THEIRS, make_key(THEM + 1, 1)), Reservation(THEIRS, OURS_KIND))
+    assert _rivals(before, now, make_key(THEM + 1, 1)) == {THEIRS}
 
 
 async def test_release_leaves_the_other_alone() -> None:
