@@ -14,7 +14,7 @@ WIRE is heartbeat, eth0 or eth1; DISK is a number.
     slow-disks WHO MS | restart-shelf                           a restarted target has forgotten all reservations
     set WHO PROPERTY VALUE                                      as `middlewared lab set`
     pools none|default
-    clock SECONDS                                               both wall clocks jump
+    clock WHO SECONDS                                           its wall clock jumps
     write WHO | call WHO METHOD [JSON…]                         an operator's change or call; the answer goes to the log
     heal-all                                                    everything works again, and is switched on
 """
@@ -156,8 +156,8 @@ def _pools(world: "World", wanted: str) -> None:
         controller.tell_pools()
 
 
-def _clock(world: "World", seconds: str) -> None:
-    world.wall_offset_s += float(seconds)
+def _clock(world: "World", who: str, seconds: str) -> None:
+    world.controllers[resolve(world, who)].wall_offset_s += float(seconds)
 
 
 def _call(world: "World", who: str, method: str, *words: str) -> None:

@@ -108,7 +108,7 @@ class Daemon:
         store = self.store = await Store.open(Path("/store.db"), here.disk.connect)
         bus = Bus()
         bus.listen(self._emitted)
-        alerts = self.alerts = Alerts(bus, store, wall_s=world.wall_s)
+        alerts = self.alerts = Alerts(bus, store, wall_s=here.wall_s)
         peer = PeerLink(settings.peer, settings.node, Wire(world.network, here.node, self.process))
         context = self.context = Context(
             settings=settings,
@@ -124,7 +124,7 @@ class Daemon:
             call=None,  # type: ignore[arg-type]  # nor this
         )
         failover = self.failover = Failover(context, self._open_history)
-        failover.controller.wall_s = world.wall_s
+        failover.controller.wall_s = here.wall_s
         failover.controller.sync.keep_aside, failover.controller.sync.kept_files = here.disk.keep, here.disk.kept
         peer.serve_call = self._serve_peer
         world.attach(self)
@@ -166,6 +166,7 @@ class Controller:
         self.node = node
         self.disk = MemoryDisk(f"{world.name}-{node}")
         self.properties = defaults() | {"service_start_ms": 5}
+        self.wall_offset_s = 0.0
         self.settings = Settings(
             node="A" if node == "a" else "B",
             hostname=f"controller-{node}",
@@ -357,6 +358,10 @@ class Controller:
             self.world.later(self.world.boot_ms, self.power_on_unless_off)
 
     # ------------------------------------------------------------------------------------------ surroundings
+
+    def wall_s(self) -> float:
+        """What its clock on the wall says."""
+        return 1_700_000_000 + self.world.now_s + self.wall_offset_s
 
     def links(self) -> dict[str, bool]:
         """The carriers that this controller sees: its own cables, and the heartbeat's other end."""

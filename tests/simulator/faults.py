@@ -10,9 +10,9 @@
     shelf           the target restarts and has forgotten every reservation
     pool            importing fails, hangs or takes long; exporting hangs; services do not start or stop
     keeper          fenced is not started again
-    clock           both wall clocks jump
+    clock           a wall clock jumps
     operator        calls anything at any moment; changes the configuration
-    upgrade         a controller runs another version, or wants a reboot
+    upgrade         a controller runs another version, or wants a reboot; or both are upgraded in order
     boot            a controller does not finish booting; its heartbeat interface or a NIC is gone
 
 The seed draws which kinds occur at all, how often, and how long they last (swarm testing): a run with many kinds of
@@ -23,6 +23,7 @@ import dataclasses
 import random
 from collections.abc import Callable
 
+_WHO_ALL = ("a", "b", "master", "standby")
 _LINKS = ("heartbeat", "lan-a", "lan-b", "disks-a", "disks-b")
 
 
@@ -145,7 +146,7 @@ def _keeper(draw: Draw) -> Lines:
 
 
 def _clock(draw: Draw) -> Lines:
-    return [(0, f"clock {draw.one('-86400', '-3', '5', '100000')}")]
+    return [(0, f"clock {draw.one(*_WHO_ALL)} {draw.one('-86400', '-3', '5', '100000')}")]
 
 
 def _operator(draw: Draw) -> Lines:
@@ -172,8 +173,17 @@ def _change(draw: Draw) -> Lines:
 
 def _upgrade(draw: Draw) -> Lines:
     node, span_ms = draw.node(), draw.span_ms()
-    if draw.rng.random() < 0.5:
-        return [(0, f"set {node} reboot_reasons upgrade"), (span_ms, f"reboot {node}")]
+    match draw.rng.randrange(3 if draw.who == ("a", "b") else 2):
+        case 0:
+            return [(0, f"set {node} reboot_reasons upgrade"), (span_ms, f"reboot {node}")]
+        case 2:  # in order: the standby, a switchover, the other
+            return [
+                (0, "set standby version 0.2.0"),
+                (0, "reboot standby"),
+                (span_ms, "call master failover.become_passive"),
+                (2 * span_ms, "set standby version 0.2.0"),
+                (2 * span_ms, "reboot standby"),
+            ]
     return [(0, f"set {node} version 0.2.0"), (span_ms, f"set {node} version 0.1.0")]
 
 
@@ -254,7 +264,7 @@ def draw_plan(seed: int, disks: int, settle_ms: float) -> Plan:
     kinds = [name for name in (HARMLESS if harmless else KINDS) if rng.random() < 0.5] or ["power"]
     rates = {name: rng.uniform(0.1, 1.0) for name in kinds}
     gap_ms = 10 ** rng.uniform(2.3, 4.0)
-    length_ms = settle_ms + rng.uniform(6_000, 20_000)
+    length_ms = round(settle_ms + rng.uniform(6_000, 20_000))
     draw = Draw(rng, ("standby",) if harmless else ("a", "b"), disks, 10 ** rng.uniform(2.0, 4.2))
     faults: list[Fault] = []
     at_ms = settle_ms
@@ -264,5 +274,5 @@ def draw_plan(seed: int, disks: int, settle_ms: float) -> Plan:
             break
         kind = rng.choices(kinds, [rates[name] for name in kinds])[0]
         lines = KINDS[kind](draw)
-        faults.append(Fault(tuple((at_ms + after_ms, line) for after_ms, line in lines)))
+        faults.append(Fault(tuple((round(at_ms + after_ms), line) for after_ms, line in lines)))
     return Plan(rates, tuple(faults), length_ms, harmless)

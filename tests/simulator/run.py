@@ -6,10 +6,12 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tests.simulator import rehearse
 from tests.simulator.faults import Fault, Plan, draw_plan
 from tests.simulator.oracles import WATCH_MS
+from tests.simulator.past import Past, load
 from tests.simulator.world import Shape, World
 
 SETTLE_MS = 2000.0
@@ -51,6 +53,16 @@ def run_seed(seed: int, faults: Sequence[Fault] | None = None) -> Result:
     return Run(seed, faults=faults).go()
 
 
+def run_past(past: Past, note: Callable[[float, str], None] | None = None) -> Result:
+    """A run that broke a rule once."""
+    return Run(past.seed, plan=past.plan, shape=past.shape, note=note).go()
+
+
+def run_case(case: int | Path) -> Result:
+    """A seed, or the file of a past failure."""
+    return run_seed(case) if isinstance(case, int) else run_past(load(case))
+
+
 def quieten() -> None:
     """Only results are printed: neither what the production code logs, nor the coroutines of the dead."""
     logging.disable(logging.CRITICAL)
@@ -58,12 +70,13 @@ def quieten() -> None:
 
 
 class Run:
-    """A seed on its way. `faults` replaces those of the seed's plan (shrink.py)."""
+    """A seed on its way. `plan` replaces the seed's own, `faults` those of the plan (shrink.py)."""
 
     def __init__(
         self,
         seed: int,
         *,
+        plan: Plan | None = None,
         faults: Sequence[Fault] | None = None,
         note: Callable[[float, str], None] | None = None,
         shape: Shape | None = None,
@@ -71,7 +84,7 @@ class Run:
         self.seed = seed
         self.aloud = note is not None
         shape = shape or shape_of(seed)
-        plan = draw_plan(seed, shape.disks, SETTLE_MS)
+        plan = plan or draw_plan(seed, shape.disks, SETTLE_MS)
         self.plan: Plan = plan if faults is None else dataclasses.replace(plan, faults=tuple(faults))
         self.world = World(seed, shape)
         self._hash = 0
@@ -158,7 +171,8 @@ class Run:
         if not world.run_until(self._one_master, LIVE_MS):
             oracles.fail("O6", f"no MASTER {LIVE_MS / 1000:.0f} s after the heal: {self._where()}")
             return
-        master = world.master()
+        world.run_ms(SETTLE_MS)  # what an operator asked of a daemon that stood still is done now
+        master = world.master() or world.last_master
         world.do(f"call {master} failover.control '\"ENABLE\"' '{{\"active\": true}}'")
         oracles.changes.clear()
         if not world.run_until(self._healthy, LIVE_MS):

@@ -63,7 +63,6 @@ class World:
         self.last_master = "a"
         self.links_down: set[str] = set()
         self.unplugged: set[str] = set()  # controllers that stay off
-        self.wall_offset_s = 0.0
         self.skipped_s = 0.0
         self._noted_s = self.loop.now_s
         disks = [ShelfDisk(lun, f"D{lun:02d}", _DISK_BYTES) for lun in range(shape.disks)]
@@ -142,9 +141,6 @@ class World:
     def now_s(self) -> float:
         """Since the start, skipped time included."""
         return self.loop.now_s - 1000.0 + self.skipped_s
-
-    def wall_s(self) -> float:
-        return 1_700_000_000 + self.now_s + self.wall_offset_s
 
     def note(self, text: str) -> None:
         self._noted_s = self.loop.now_s
