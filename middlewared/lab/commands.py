@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from middlewared.lab import properties
-from middlewared.lab.places import DISKS, LINKS, NODES, LabError, Places, default_directory
+from middlewared.lab.places import LINKS, NODES, LabError, Places, default_directory
 from middlewared.lines import LineClient, LineError, LineLost
 
 _HEALTHY_TIMEOUT_S = 30.0
@@ -105,11 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         "link", nargs="?", choices=LINKS, metavar="LINK", help=f"all, unless one of: {', '.join(LINKS)}"
     )
     for name, text in _DISK_COMMANDS.items():
-        add(name, text).add_argument("disk", type=_disk, metavar="N", help=f"0 to {DISKS - 1}")
+        add(name, text).add_argument("disk", type=_disk, metavar="N", help="its number, from 0")
     for name, text in _PULL_COMMANDS.items():
         command = add(name, text)
         command.add_argument("node", choices=NODES, metavar="a|b")
-        command.add_argument("disk", type=_disk, metavar="N", help=f"0 to {DISKS - 1}")
+        command.add_argument("disk", type=_disk, metavar="N", help="its number, from 0")
     add(
         "set",
         "change a property of a controller",
@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _disk(word: str) -> int:
-    if not word.isdigit() or int(word) >= DISKS:
-        raise argparse.ArgumentTypeError(f"there are disks 0 to {DISKS - 1}, not {word!r}")
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"disks have numbers, from 0; {word!r} is none")
     return int(word)
 
 

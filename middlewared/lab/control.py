@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from middlewared.lab import properties
-from middlewared.lab.places import DISKS, LINKS, NODES, LabError, Places
+from middlewared.lab.places import LINKS, NODES, LabError, Places
 from middlewared.lab.room import Room
 from middlewared.lines import LineConnection, LineError, LineServer
 
@@ -87,31 +87,32 @@ class Control:
             case "boot":
                 await room.boot(node)
             case "pause":
-                room.pause(node)
+                await room.pause(node)
             case "resume":
-                room.resume(node)
+                await room.resume(node)
             case "restart-daemon":
                 room.restart_daemon(node)
             case "kill-keeper":
                 room.kill_keeper(node)
 
     async def _cut(self, args: dict[str, Any]) -> None:
-        self._room.set_link(_link(args["link"]), up=False)
+        await self._room.set_link(_link(args["link"]), up=False)
 
     async def _heal(self, args: dict[str, Any]) -> None:
         wanted = args.get("link")
         for link in LINKS if wanted is None else (_link(wanted),):
-            self._room.set_link(link, up=True)
+            await self._room.set_link(link, up=True)
 
     async def _disk(self, args: dict[str, Any]) -> None:
         lun = args["disk"]
-        if not isinstance(lun, int) or not 0 <= lun < DISKS:
-            raise LabError(f"there are disks 0 to {DISKS - 1}")
+        disks = self._room.places.layout.disks
+        if not isinstance(lun, int) or not 0 <= lun < disks:
+            raise LabError(f"there are disks 0 to {disks - 1}")
         match args["op"]:
             case "fail-disk" | "repair-disk":
-                self._room.set_disk_failed(lun, args["op"] == "fail-disk")
+                await self._room.set_disk_failed(lun, args["op"] == "fail-disk")
             case "pull-disk" | "push-disk":
-                self._room.set_disk_pulled(_node(args), lun, args["op"] == "pull-disk")
+                await self._room.set_disk_pulled(_node(args), lun, args["op"] == "pull-disk")
 
     async def _set(self, args: dict[str, Any]) -> None:
         key, word = args["key"], args["value"]
@@ -126,13 +127,14 @@ class Control:
 
     async def _status(self, args: dict[str, Any]) -> dict[str, Any]:
         room = self._room
+        holders = await room.around.holders()
         return {
             "directory": str(room.places.directory),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "pools": room.pools,
             "controllers": {node: self._controller(node) for node in NODES},
             "links": room.links,
-            "disks": [self._disk_row(lun) for lun in range(DISKS)],
+            "disks": [self._disk_row(lun, holder) for lun, holder in sorted(holders.items())],
         }
 
     def _controller(self, node: str) -> dict[str, Any]:
@@ -151,19 +153,18 @@ class Control:
             "failures": view.failures,
             "vrrp": view.report.get("vrrp", {}),
             "pools": view.report.get("pools", []),
-            "virtual_addresses": [address for held in room.switch.routes.ports[node].held.values() for address in held],
+            "virtual_addresses": room.around.held(node),
             "firewall_allowed": view.report.get("firewall_allowed", False),
             "properties": changed,
         }
 
-    def _disk_row(self, lun: int) -> dict[str, Any]:
+    def _disk_row(self, lun: int, holder: str | None) -> dict[str, Any]:
         room = self._room
-        held = room.shelf_server.shelf.reservations(lun).held
         return {
             "lun": lun,
             "failed": lun in room.failed,
             "pulled": [node for node in NODES if (node, lun) in room.pulled],
-            "holder": held.holder if held is not None else None,
+            "holder": holder,
         }
 
 

@@ -7,12 +7,8 @@ from pathlib import Path
 
 from middlewared.auth.passwords import ensure_administrator
 from middlewared.lab.places import (
-    HEARTBEAT_ADDRESS,
     NODES,
     PASSWORD,
-    PORT,
-    PORT_HEARTBEAT,
-    PORT_TLS,
     PREFIX_LENGTH,
     USER,
     VIRTUAL_ADDRESSES,
@@ -29,7 +25,7 @@ node = "{letter}"
 hostname = "controller-{node}"
 state_dir = "{state}"
 run_dir = "{folder}"
-drivers = "simulated"
+drivers = "{drivers}"
 machine = "{machine}"
 
 [api]
@@ -68,6 +64,7 @@ async def write_files(places: Places) -> None:
 
 
 def settings_text(places: Places, node: str) -> str:
+    layout = places.layout
     return _SETTINGS.format(
         node=node,
         letter=node.upper(),
@@ -75,11 +72,12 @@ def settings_text(places: Places, node: str) -> str:
         state=places.state(node),
         machine=places.machine(node),
         handoff=places.handoff(node),
-        port=PORT,
-        port_tls=PORT_TLS,
+        drivers=layout.drivers,
+        port=layout.port,
+        port_tls=layout.port_tls,
         heartbeat=places.heartbeat(node),
-        peer=HEARTBEAT_ADDRESS[other(node)],
-        port_heartbeat=PORT_HEARTBEAT,
+        peer=layout.heartbeat[other(node)],
+        port_heartbeat=layout.port_heartbeat,
         keeper=places.keeper(node),
         shelf=places.shelf(node),
     )

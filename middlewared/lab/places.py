@@ -1,6 +1,7 @@
 """Who is who in the lab: nodes, network addresses, and the files under the lab's folder."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,26 @@ DISKS = 8
 LAN_LINKS = {"lan-a": ("a", "eth0"), "lan-b": ("b", "eth0"), "lan2-a": ("a", "eth1"), "lan2-b": ("b", "eth1")}
 DISK_LINKS = {"disks-a": "a", "disks-b": "b"}
 LINKS = ("heartbeat", *LAN_LINKS, *DISK_LINKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A kind of lab, as its controllers' settings and an onlooker see it."""
+
+    kind: str
+    drivers: str  # of the controllers: settings.drivers
+    port: int
+    port_tls: int
+    port_heartbeat: int
+    addresses: Mapping[str, Mapping[str, str]]  # by node, by NIC
+    heartbeat: Mapping[str, str]  # by node
+    virtual: tuple[str, ...]  # the first is configured from the start, on eth0
+    disks: int
+
+
+LOOPBACK = Layout(
+    "loopback", "simulated", PORT, PORT_TLS, PORT_HEARTBEAT, NIC_ADDRESS, HEARTBEAT_ADDRESS, VIRTUAL_ADDRESSES, DISKS
+)
 
 USER = "admin"
 PASSWORD = "lab"  # noqa: S105  the lab's well-known login, on loopback addresses only
@@ -58,6 +79,7 @@ class Places:
     """Every path of one lab."""
 
     directory: Path
+    layout: Layout = LOOPBACK
 
     @property
     def control(self) -> Path:

@@ -4,7 +4,6 @@ import asyncio
 import enum
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -25,8 +24,12 @@ class Power(enum.StrEnum):
 class PowerSupply:
     """One controller's. `on_death(supply)` is called once when its machine has ended, for whatever cause."""
 
-    def __init__(self, node: str, places: Places, on_death: Callable[["PowerSupply"], None]) -> None:
+    def __init__(
+        self, node: str, places: Places, machine: list[str], on_death: Callable[["PowerSupply"], None]
+    ) -> None:
+        """`machine`: the command line that boots it."""
         self.node = node
+        self._machine = machine
         self.state = Power.OFF
         self.boots = 0
         self.wanted_off = False  # the end of this boot was asked for
@@ -42,12 +45,10 @@ class PowerSupply:
         self.state, self.wanted_off = Power.ON, False
         self.boots += 1
         self._console_bytes = self._console_size()
-        command = ["middlewared.lab.machine", "--directory", str(self._places.directory)]
+        command = [*self._machine, "--directory", str(self._places.directory)]
         command += ["--node", self.node, "--room", str(os.getpid())]
         with (self._places.node(self.node) / "machine.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -78,11 +79,15 @@ class PowerSupply:
         self._signal(process, signal.SIGSTOP)
 
     def resume(self) -> None:
-        process = self._running()
+        self.check_frozen()
+        self.state = Power.ON
+        self._signal(self._running(), signal.SIGCONT)
+
+    def check_frozen(self) -> None:
+        """Raises LabError when there is nothing to resume."""
+        self._running()
         if self.state is not Power.FROZEN:
             raise LabError(f"controller {self.node.upper()} is not frozen")
-        self.state = Power.ON
-        self._signal(process, signal.SIGCONT)
 
     def last_words(self) -> str:
         """The last line that the machine wrote to its console in this boot; empty if there is none."""

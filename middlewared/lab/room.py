@@ -11,30 +11,13 @@ from collections.abc import Callable
 from typing import Any
 
 from middlewared.lab import properties
-from middlewared.lab.cable import Cable
 from middlewared.lab.files import forget_boot
-from middlewared.lab.places import (
-    DISK_LINKS,
-    DISKS,
-    LAN_LINKS,
-    LINKS,
-    NODES,
-    LabError,
-    Places,
-    lan_link,
-    other,
-)
-from middlewared.lab.pool import label
+from middlewared.lab.places import LINKS, NODES, LabError, Places, lan_link, other
 from middlewared.lab.power import Power, PowerSupply
-from middlewared.lab.shelf import Shelf, ShelfDisk
-from middlewared.lab.shelf_server import ShelfServer
-from middlewared.lab.switch import Routes, Switch
+from middlewared.lab.surroundings import Surroundings
 from middlewared.lab.view import View, role
-from middlewared.lab.writes import WriteLog
 from middlewared.lines import LineConnection, LineError, LineServer
-from middlewared.plugins.fencing import scsi
 
-_DISK_BYTES = 1 << 30
 _REBOOT_PAUSE_S = 1.0  # what a real machine's firmware takes, much shortened
 _FIRST_MASTER_TIMEOUT_S = 3.0
 _FAULT_RELEVANT_MS = 30_000
@@ -45,19 +28,17 @@ _UNREMARKABLE = ("off", "booting", "frozen")  # what caused them was said
 class Room:
     """Everything that is not inside a controller. `on_news(text)` gets one line about each thing that happens."""
 
-    def __init__(self, places: Places, on_news: Callable[[str], None]) -> None:
+    def __init__(self, places: Places, around: Surroundings, on_news: Callable[[str], None]) -> None:
         self.places = places
+        self.around = around
         self.on_news = on_news
         self.links = dict.fromkeys(LINKS, True)
         self.pools = "default"
         self.properties = {node: properties.defaults() for node in NODES}
         self.views = {node: View() for node in NODES}
-        self.supplies = {node: PowerSupply(node, places, self._died) for node in NODES}
+        self.supplies = {node: PowerSupply(node, places, around.machine(node), self._died) for node in NODES}
         self.failed: set[int] = set()
         self.pulled: set[tuple[str, int]] = set()
-        self.shelf_server = _shelf(places)
-        self.switch = Switch(Routes(), places.handoff)
-        self._cable = Cable({node: places.heartbeat(node) for node in NODES})
         self._server = LineServer(self._handle, self._machine_lost)
         self.powered: set[str] = set()
         self._last_fault = ("", 0.0)  # what it was, and when by time.monotonic()
@@ -66,14 +47,12 @@ class Room:
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Raises LabError when an address is in use."""
-        self.switch.start()
+        """Raises LabError when what surrounds the controllers cannot be set up."""
         try:
-            await self._cable.start()
+            await self.around.start()
         except LabError:
-            self.switch.stop()
+            await self.around.stop()
             raise
-        await self.shelf_server.start()
         await self._server.start(self.places.room)
 
     async def power_up(self) -> None:
@@ -98,10 +77,8 @@ class Room:
         for supply in self.supplies.values():
             if supply.state is not Power.OFF:
                 await supply.off()
-        self.switch.stop()
-        await self._cable.stop()
         await self._server.stop()
-        await self.shelf_server.stop()
+        await self.around.stop()
 
     # ------------------------------------------------------------------------------------------ what breaks
 
@@ -109,28 +86,31 @@ class Room:
         if node in self.powered:
             raise LabError(f"controller {node.upper()} is {self.supplies[node].state} already")
         forget_boot(self.places, node)
-        self._power(node, on=True)
+        await self._power(node, on=True)
         self.on_news(f"{node.upper()} is powered on")
         try:
             await self.supplies[node].on()
         except OSError as error:
-            self._power(node, on=False)
+            await self._power(node, on=False)
             raise LabError(f"controller {node.upper()} does not start: {error}") from error
         self._see(node)
 
     async def kill(self, node: str) -> None:
         if node in self.powered:
             self.supplies[node].strike()
-            self._power(node, on=False)
+            await self._power(node, on=False)
             self._fault(f"{node.upper()} lost power")
         await self.supplies[node].off()
 
-    def pause(self, node: str) -> None:
+    async def pause(self, node: str) -> None:
         self.supplies[node].pause()
+        await self.around.freeze(node, frozen=True)
         self._fault(f"{node.upper()} was frozen")
         self._see(node)
 
-    def resume(self, node: str) -> None:
+    async def resume(self, node: str) -> None:
+        self.supplies[node].check_frozen()
+        await self.around.freeze(node, frozen=False)
         self.supplies[node].resume()
         self.on_news(f"{node.upper()} wakes up")
         self._see(node)
@@ -143,42 +123,26 @@ class Room:
         self._tell_awake(node, "kill_keeper")
         self.on_news(f"fenced on {node.upper()} is killed")
 
-    def set_link(self, link: str, up: bool) -> None:
+    async def set_link(self, link: str, up: bool) -> None:
         """Cut or heal one link; both ends see the carrier change at once."""
         if self.links[link] == up:
             return
         self.links[link] = up
-        if link in DISK_LINKS:
-            change = self.shelf_server.heal if up else self.shelf_server.cut
-            change(DISK_LINKS[link])
-        elif link in LAN_LINKS:
-            self.switch.routes.links[link] = up
-        elif up:
-            self._cable.heal()
-        else:
-            self._cable.cut()
+        await self.around.set_link(link, up=up)
         if up:
             self.on_news(f"link {link} was healed")
         else:
             self._fault(f"link {link} was cut")
         self._tell_links()
 
-    def set_disk_failed(self, lun: int, failed: bool) -> None:
-        if failed:
-            self.shelf_server.fail(lun)
-            self.failed.add(lun)
-        else:
-            self.shelf_server.repair(lun)
-            self.failed.discard(lun)
+    async def set_disk_failed(self, lun: int, failed: bool) -> None:
+        await self.around.set_disk_failed(lun, failed=failed)
+        (self.failed.add if failed else self.failed.discard)(lun)
         self.on_news(f"disk {lun} {'fails' if failed else 'is repaired'}")
 
-    def set_disk_pulled(self, node: str, lun: int, pulled: bool) -> None:
-        if pulled:
-            self.shelf_server.pull(node, lun)
-            self.pulled.add((node, lun))
-        else:
-            self.shelf_server.push(node, lun)
-            self.pulled.discard((node, lun))
+    async def set_disk_pulled(self, node: str, lun: int, pulled: bool) -> None:
+        await self.around.set_disk_pulled(node, lun, pulled=pulled)
+        (self.pulled.add if pulled else self.pulled.discard)((node, lun))
         self.on_news(f"disk {lun} is {'pulled out for' if pulled else 'back at'} {node.upper()}")
 
     def set_property(self, node: str, name: str, value: Any) -> None:
@@ -224,10 +188,9 @@ class Room:
         return {"links": self._carriers(node), "properties": self.properties[node], "pools": self.pools}
 
     def _network(self, node: str, args: dict[str, Any]) -> None:
-        port = self.switch.routes.ports[node]
-        port.held, port.firewall_allowed = args["held"], args["firewall_allowed"]
+        self.around.network(node, args["held"], args["firewall_allowed"])
         for nic, address in args["announce"]:
-            self.switch.routes.announce(node, nic, address)
+            self.around.announce(node, nic, address)
             self.on_news(f"{node.upper()} announces {address.partition('/')[0]}")
 
     def _carry_advert(self, node: str, nic: str, advert: dict[str, Any]) -> None:
@@ -240,7 +203,7 @@ class Room:
         """The machine has shut down by itself and asks for its power to be cut."""
         self._fault(f"{node.upper()} {'rebooted' if kind == 'reboot' else 'shut down'}: {reason}")
         self.supplies[node].strike()
-        self._power(node, on=False)
+        await self._power(node, on=False)
         await self.supplies[node].off()
         if kind == "reboot":
             await self._boot_again(node)
@@ -260,10 +223,14 @@ class Room:
     def _died(self, supply: PowerSupply) -> None:
         node = supply.node
         if not supply.wanted_off:
-            self._power(node, on=False)
-            self._fault(f"{node.upper()} went down by itself: {supply.last_words() or 'nothing on its console'}")
-            self._start(self._boot_again(node))
+            self._start(self._down_by_itself(supply))
         self._see(node)
+
+    async def _down_by_itself(self, supply: PowerSupply) -> None:
+        node = supply.node
+        await self._power(node, on=False)
+        self._fault(f"{node.upper()} went down by itself: {supply.last_words() or 'nothing on its console'}")
+        await self._boot_again(node)
 
     async def _boot_again(self, node: str) -> None:
         await asyncio.sleep(_REBOOT_PAUSE_S)
@@ -272,17 +239,15 @@ class Room:
 
     # ------------------------------------------------------------------------------------------ inside
 
-    def _power(self, node: str, *, on: bool) -> None:
+    async def _power(self, node: str, *, on: bool) -> None:
         """What everything around a controller notices when its power goes or comes."""
         if on:
             self.powered.add(node)
         else:
             self.powered.discard(node)
-            self.shelf_server.power_off(node)
             self._wires.pop(node, None)
             self.views[node].report, self.views[node].failures = {}, {}
-        self.switch.power(node, on)
-        self._cable.power(node, on)
+        await self.around.power(node, on=on)
         self._tell_links()
 
     def _carriers(self, node: str) -> dict[str, bool]:
@@ -326,13 +291,3 @@ class Room:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _shelf(places: Places) -> ShelfServer:
-    """New disks with the pool's labels on them; written in the factory, so before the record of writes begins."""
-    disks = [ShelfDisk(lun, f"LABDISK{lun:03d}", _DISK_BYTES) for lun in range(DISKS)]
-    shelf = Shelf(disks, now_ms=lambda: int(time.monotonic() * 1000))
-    for lun in range(DISKS):
-        shelf.execute("factory", lun, scsi.write_10(0, 1), label(lun, DISKS))
-    shelf.log = WriteLog(places.writes)
-    return ShelfServer(shelf, places.directory)

@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from middlewared.lab.places import (
-    DISKS,
-    NIC_ADDRESS,
     NODES,
     PASSWORD,
-    PORT,
     USER,
-    VIRTUAL_ADDRESSES,
     Places,
     default_directory,
 )
@@ -42,14 +38,15 @@ class Screen:
 
     def welcome(self, places: Places) -> None:
         """The screen of `lab up`."""
+        layout = places.layout
         program, control = _program("middlewared"), _program("midctl")
         where = "" if places.directory == default_directory() else f" --dir {places.directory}"
         rows = [
-            ("controller A", f"http://{NIC_ADDRESS['a']['eth0']}:{PORT}", f"{places.node('a')}"),
-            ("controller B", f"http://{NIC_ADDRESS['b']['eth0']}:{PORT}", f"{places.node('b')}"),
-            ("virtual IP", f"http://{VIRTUAL_ADDRESSES[0]}:{PORT}", "whoever is MASTER"),
+            ("controller A", f"http://{layout.addresses['a']['eth0']}:{layout.port}", f"{places.node('a')}"),
+            ("controller B", f"http://{layout.addresses['b']['eth0']}:{layout.port}", f"{places.node('b')}"),
+            ("virtual IP", f"http://{layout.virtual[0]}:{layout.port}", "whoever is MASTER"),
         ]
-        url = f"ws://{VIRTUAL_ADDRESSES[0]}:{PORT}"
+        url = f"ws://{layout.virtual[0]}:{layout.port}"
         hints = [
             ("status", "both controllers, links and disks"),
             ("kill a", "power loss: B takes over"),
@@ -61,7 +58,7 @@ class Screen:
         commands = [(f"{hint:{width}}{where if hint != '--help' else ''}", note) for hint, note in hints]
         width += len(where)
         self._print("")
-        self._print(f"  {self._paint('middlewared lab', _BOLD)}: two controllers and a shelf of {DISKS} disks")
+        self._print(f"  {self._paint('middlewared lab', _BOLD)}: two controllers and a shelf of {layout.disks} disks")
         self._print("")
         for name, address, note in rows:
             self._print(f"    {name:14}{self._paint(f'{address:27}', _BOLD)} {self._paint(note, _DIM)}")

@@ -12,6 +12,7 @@ from middlewared.lab.places import Places
 from middlewared.lab.process import adopt_orphans
 from middlewared.lab.room import Room
 from middlewared.lab.screen import Screen
+from middlewared.lab.surroundings import Loopback
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -27,7 +28,7 @@ async def run(places: Places) -> None:
         asyncio.get_running_loop().add_signal_handler(number, over.set)
     screen = Screen(sys.stdout)
     await write_files(places)
-    room = Room(places, screen.news)
+    room = Room(places, Loopback(places), screen.news)
     control = Control(room, over.set)
 
     def news(text: str) -> None:

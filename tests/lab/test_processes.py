@@ -3,6 +3,8 @@
 import pytest
 from support.lab import Lab
 
+from middlewared.lines import LineError
+
 
 async def pid(lab: Lab, node: str, name: str) -> int | None:
     status = await lab.tell("status")
@@ -57,3 +59,8 @@ async def test_one_booting_alone_becomes_master(lab: Lab, node: str) -> None:
     await lab.until_roles(**{node: "MASTER"})
     assert await lab.answers_on_vip() == node
     assert "NO_PONG" in await lab.reasons(node)
+
+
+async def test_a_disk_that_is_not_there(lab: Lab) -> None:
+    with pytest.raises(LineError, match="there are disks 0 to 7"):
+        await lab.tell("fail-disk", disk=99)
