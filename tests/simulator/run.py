@@ -168,11 +168,11 @@ class Run:
         if oracles.violation:
             return
         world.do("heal-all")
+        world.run_ms(SETTLE_MS)  # what an operator asked of a daemon that stood still is done now
         if not world.run_until(self._one_master, LIVE_MS):
             oracles.fail("O6", f"no MASTER {LIVE_MS / 1000:.0f} s after the heal: {self._where()}")
             return
-        world.run_ms(SETTLE_MS)  # what an operator asked of a daemon that stood still is done now
-        master = world.master() or world.last_master
+        master = world.master()
         world.do(f"call {master} failover.control '\"ENABLE\"' '{{\"active\": true}}'")
         oracles.changes.clear()
         if not world.run_until(self._healthy, LIVE_MS):
