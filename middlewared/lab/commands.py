@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import dataclasses
 import difflib
 import json
 import os
@@ -11,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from middlewared.lab import properties
+from middlewared.lab import ledger, properties
+from middlewared.lab.netns.layout import CLIENT, NETNS, PREFIX, SHELF
 from middlewared.lab.places import LINKS, NODES, LabError, Places, default_directory
 from middlewared.lines import LineClient, LineError, LineLost
 
@@ -62,11 +64,15 @@ def main(argv: list[str]) -> int:
     try:
         places.check()
         if arguments.command == "up":
-            return _up(places, detach=arguments.detach)
+            return _up(places, arguments)
         if arguments.command == "down":
             return _down(places)
         if arguments.command == "status":
             return _status(places, as_json=arguments.json)
+        if arguments.command == "exec":
+            return _exec(arguments.words)
+        if arguments.command == "ledger":
+            return _ledger(places)
         return _tell(places, arguments)
     except LabError as error:
         print(f"middlewared lab: {error}", file=sys.stderr)
@@ -93,8 +99,14 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, **options: Any) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], **options)
 
-    add("up", "start the lab; Ctrl-C ends it").add_argument(
+    up = add("up", "start the lab; Ctrl-C ends it")
+    up.add_argument(
         "--detach", action="store_true", help="start it in the background, and return when both controllers are healthy"
+    )
+    up.add_argument(
+        "--netns",
+        action="store_true",
+        help="in network namespaces, with keepalived, nftables and an iSCSI target for real; needs root",
     )
     add("down", "end the lab")
     add("status", "show controllers, links and disks").add_argument("--json", action="store_true", help="for programs")
@@ -110,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
         command = add(name, text)
         command.add_argument("node", choices=NODES, metavar="a|b")
         command.add_argument("disk", type=_disk, metavar="N", help="its number, from 0")
+    add("restart-shelf", "the target restarts, and forgets all reservations that it does not keep")
+    add("ledger", "what the workload was acknowledged, and whether all of it is on the disks (--netns)")
+    add("exec", "run a command on the client or a controller (--netns)").add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="client|a|b COMMAND…",
+        help="for example: exec client ping 192.0.2.10",
+    )
     add(
         "set",
         "change a property of a controller",
@@ -135,20 +155,20 @@ def _unknown(word: str, known: list[str]) -> str:
 # ---------------------------------------------------------------------------------------------- up and down
 
 
-def _up(places: Places, *, detach: bool) -> int:
-    if detach:
-        return asyncio.run(_up_detached(places))
+def _up(places: Places, arguments: argparse.Namespace) -> int:
+    if arguments.detach:
+        return asyncio.run(_up_detached(places, ["--netns"] if arguments.netns else []))
     from middlewared.lab.supervisor import run  # all of the lab: other subcommands start faster without
 
-    asyncio.run(run(places))
+    asyncio.run(run(dataclasses.replace(places, layout=NETNS) if arguments.netns else places))
     return 0
 
 
-async def _up_detached(places: Places) -> int:
+async def _up_detached(places: Places, kind: list[str]) -> int:
     places.prepare()
     with places.log.open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220  not waited for: it outlives us
-            [sys.executable, "-m", "middlewared.lab.commands", "up", "--dir", str(places.directory)],
+            [sys.executable, "-m", "middlewared.lab.commands", "up", "--dir", str(places.directory), *kind],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -209,6 +229,34 @@ def _down(places: Places) -> int:
 
 
 # ---------------------------------------------------------------------------------------------- the rest
+
+
+def _exec(words: list[str]) -> int:
+    if len(words) < 2 or words[0] not in (CLIENT, *NODES):
+        print("middlewared lab exec: write client, a or b, and a command", file=sys.stderr)
+        return 2
+    if os.geteuid() != 0 or not Path(f"/run/netns/{PREFIX}-{words[0]}").exists():
+        raise LabError(
+            f"{words[0]} has no network namespace: is `middlewared lab up --netns` running, and are you root?"
+        )
+    return subprocess.run(["ip", "netns", "exec", f"{PREFIX}-{words[0]}", *words[1:]], check=False).returncode
+
+
+def _ledger(places: Places) -> int:
+    """Reads what lies on the disks and in the controllers' notes; the lab may be running, or over."""
+    files = sorted((places.directory / SHELF).glob("disk*.img"))
+    if not files:
+        raise LabError(f"there is no ledger in {places.directory}: the lab with --netns writes one")
+    notes = ledger.read_notes(places.notes(node) for node in NODES)
+    disks, problems = {}, []
+    for file in files:
+        disks[file.name], wrong = ledger.read_disk(file)
+        problems += wrong
+    problems += ledger.check(disks, notes)
+    imports = [f"{node.upper()}" for _, node in sorted({(note.tenure, note.node) for note in notes})]
+    print(f"{len(notes)} records acknowledged on {len(files)} disks, in imports by {', '.join(imports) or 'nobody'}")
+    print("\n".join(problems) or "all of them are there, and nobody wrote out of turn")
+    return 1 if problems else 0
 
 
 def _status(places: Places, *, as_json: bool) -> int:

@@ -55,6 +55,7 @@ class Control:
             "repair-disk": self._disk,
             "pull-disk": self._disk,
             "push-disk": self._disk,
+            "restart-shelf": self._restart_shelf,
             "set": self._set,
         }
 
@@ -114,6 +115,9 @@ class Control:
             case "pull-disk" | "push-disk":
                 await self._room.set_disk_pulled(_node(args), lun, args["op"] == "pull-disk")
 
+    async def _restart_shelf(self, args: dict[str, Any]) -> None:
+        await self._room.restart_shelf()
+
     async def _set(self, args: dict[str, Any]) -> None:
         key, word = args["key"], args["value"]
         if key == "pools":
@@ -129,6 +133,7 @@ class Control:
         room = self._room
         holders = await room.around.holders()
         return {
+            "kind": room.places.layout.kind,
             "directory": str(room.places.directory),
             "uptime_s": round(time.monotonic() - self._started_s, 1),
             "pools": room.pools,

@@ -30,49 +30,53 @@ class Machine:
     """The kernel of one controller, its wires to the room, and the processes above it."""
 
     def __init__(self, places: Places, node: str) -> None:
-        self._places = places
-        self._node = node
+        self.places = places
+        self.node = node
         self._sending: set[asyncio.Task[Any]] = set()
         self._room = LineClient(places.room, self._on_room_event, self._room_lost)
         self._server = LineServer(self._handle)
-        disks = BlockDevices(places.shelf(node), lambda: self._kernel.disks_changed())
-        self._kernel = Kernel(node, str(uuid.uuid4()), self, disks)
+        self.disks = BlockDevices(places.shelf(node), lambda: self.kernel.disks_changed())
+        self.kernel = Kernel(node, str(uuid.uuid4()), self, self.disks)
         config = ["--config", str(places.settings(node))]
         folder = places.node(node)
         self._keeper = Unit(
             "fenced",
             ["middlewared.plugins.fencing.keeper", *config],
             folder / "fenced.log",
-            self._report,
+            self.report,
             self._unit_failed,
         )
         self._daemon = Unit(
             "middlewared",
             ["middlewared", *config],
             folder / "middlewared.log",
-            self._report,
+            self.report,
             self._unit_failed,
         )
 
     async def run(self) -> None:
         """Power on; returns when the room has no more use for this process."""
+        await self.below()
         await self._room.connect()
-        hello = await self._room.call("hello", timeout_ms=_ROOM_TIMEOUT_MS, node=self._node)
-        self._kernel.power_on(hello["pools"], hello["links"], hello["properties"])
-        await self._server.start(self._places.machine(self._node))
+        hello = await self._room.call("hello", timeout_ms=_ROOM_TIMEOUT_MS, node=self.node)
+        self.kernel.power_on(hello["pools"], hello["links"], hello["properties"])
+        await self._server.start(self.places.machine(self.node))
         self._follow_keeper()
         self._daemon.start()
-        await self._kernel.find_hardware()
+        await self.kernel.find_hardware()
         await asyncio.get_running_loop().create_future()  # until the room, or the console, ends this process
 
+    async def below(self) -> None:
+        """What has to be there before the kernel looks for its hardware."""
+
     async def _handle(self, connection: LineConnection, op: str, args: dict[str, Any]) -> Any:
-        return await self._kernel.handle(op, args)
+        return await self.kernel.handle(op, args)
 
     # ------------------------------------------------------------------------------------------ outside the kernel
 
     def changed(self, parts: Mapping[str, Any]) -> None:
         self._server.broadcast("state", parts)
-        self._report()
+        self.report()
 
     def advert(self, nic: str, advert: dict[str, Any]) -> None:
         self._send("advert", nic=nic, advert=advert)
@@ -90,7 +94,7 @@ class Machine:
             )
 
     def reset(self, reason: str) -> None:
-        with self._places.console(self._node).open("a") as console:
+        with self.places.console(self.node).open("a") as console:
             console.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} machine: resetting this controller: {reason}\n")
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
@@ -108,31 +112,36 @@ class Machine:
     def _on_room_event(self, event: str, data: Any) -> None:
         match event:
             case "advert":
-                self._kernel.advert(data["nic"], data["advert"])
+                self.kernel.advert(data["nic"], data["advert"])
             case "links":
-                self._kernel.follow_links(data)
+                self.kernel.follow_links(data)
             case "properties":
-                self._kernel.follow_properties(data)
+                self.kernel.follow_properties(data)
                 self._follow_keeper()
             case "pools":
-                self._kernel.follow_pools(data)
+                self.kernel.follow_pools(data)
             case "restart_daemon":
                 self._daemon.kill()
             case "kill_keeper":
                 self._keeper.kill()
 
     def _follow_keeper(self) -> None:
-        if self._kernel.properties["keeper"]:
+        if self.kernel.properties["keeper"]:
             self._keeper.start()
         else:
             self._start(self._keeper.stop())
 
-    def _report(self) -> None:
+    def vrrp(self) -> tuple[dict[str, str], bool]:
+        """The VRRP state by NIC, and whether traffic is let in, for those who look on."""
+        return {nic: str(state) for nic, state in self.kernel.speaker.states().items()}, self.kernel.firewall_allowed
+
+    def report(self) -> None:
+        vrrp, firewall_allowed = self.vrrp()
         self._send(
             "report",
-            vrrp={nic: str(state) for nic, state in self._kernel.speaker.states().items()},
-            pools=self._kernel.pools(),
-            firewall_allowed=self._kernel.firewall_allowed,
+            vrrp=vrrp,
+            pools=self.kernel.pools(),
+            firewall_allowed=firewall_allowed,
             units={unit.name: unit.pid for unit in (self._keeper, self._daemon)},
         )
 

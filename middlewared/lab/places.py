@@ -137,6 +137,10 @@ class Places:
         """What the machine says last: one line before every reset."""
         return self.node(node) / "console.log"
 
+    def notes(self, node: str) -> Path:
+        """What the controller's workload was acknowledged (lab.ledger)."""
+        return self.state(node) / "ledger"
+
     def check(self) -> None:
         """Refuse a folder whose sockets the kernel could not name."""
         length = len(os.fsencode(self.directory / _LONGEST_NAME))

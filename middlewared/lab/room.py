@@ -145,6 +145,10 @@ class Room:
         (self.pulled.add if pulled else self.pulled.discard)((node, lun))
         self.on_news(f"disk {lun} is {'pulled out for' if pulled else 'back at'} {node.upper()}")
 
+    async def restart_shelf(self) -> None:
+        await self.around.restart_shelf()
+        self._fault("the shelf was restarted, and has forgotten all reservations")
+
     def set_property(self, node: str, name: str, value: Any) -> None:
         self.properties[node][name] = value
         self._tell(node, "properties", self.properties[node])

@@ -12,7 +12,7 @@ from middlewared.lab.places import Places
 from middlewared.lab.process import adopt_orphans
 from middlewared.lab.room import Room
 from middlewared.lab.screen import Screen
-from middlewared.lab.surroundings import Loopback
+from middlewared.lab.surroundings import Loopback, Surroundings
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -28,7 +28,7 @@ async def run(places: Places) -> None:
         asyncio.get_running_loop().add_signal_handler(number, over.set)
     screen = Screen(sys.stdout)
     await write_files(places)
-    room = Room(places, Loopback(places), screen.news)
+    room = Room(places, _surroundings(places), screen.news)
     control = Control(room, over.set)
 
     def news(text: str) -> None:
@@ -50,6 +50,14 @@ async def run(places: Places) -> None:
         await room.stop()
         await control.stop()
         remove_sockets(places)
+
+
+def _surroundings(places: Places) -> Surroundings:
+    if places.layout.kind == "netns":
+        from middlewared.lab.netns.around import Namespaces  # the loopback lab needs none of it
+
+        return Namespaces(places)
+    return Loopback(places)
 
 
 def _allow_many_files() -> None:

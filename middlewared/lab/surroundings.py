@@ -39,6 +39,9 @@ class Surroundings(Protocol):
 
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None: ...
 
+    async def restart_shelf(self) -> None:
+        """The target restarts: reservations without APTPL are forgotten, and what was queued is lost."""
+
     def network(self, node: str, held: dict[str, list[str]], firewall_allowed: bool) -> None:
         """A controller's kernel says which virtual addresses it answers to, by NIC, and whether it lets traffic in."""
 
@@ -102,6 +105,9 @@ class Loopback:
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
         change = self._shelf.pull if pulled else self._shelf.push
         change(node, lun)
+
+    async def restart_shelf(self) -> None:
+        self._shelf.restart()
 
     def network(self, node: str, held: dict[str, list[str]], firewall_allowed: bool) -> None:
         port = self._switch.routes.ports[node]

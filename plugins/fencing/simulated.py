@@ -46,6 +46,7 @@ class ShelfSource:
     def __init__(self, socket: Path) -> None:
         self._client = LineClient(socket, self._on_event, self._on_lost)
         self._disks: dict[str, Disk] = {}
+        self._known: dict[tuple[str, int], Disk] = {}  # by serial and nexus
         self._listeners: list[Callable[[], None]] = []
         self._lost = asyncio.Event()
         self._seen = asyncio.Event()
@@ -86,12 +87,16 @@ class ShelfSource:
                 wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
 
     def _see(self, rows: list[dict[str, Any]]) -> None:
-        """Disks that were there before keep their objects: the keeper remembers by them what a path has registered."""
-        self._disks = {
-            row["serial"]: self._disks.get(row["serial"])
-            or Disk(row["serial"], (ShelfTransport(self._client, row["lun"], row["serial"]),))
-            for row in rows
-        }
+        """Disks that were there before keep their objects: the keeper remembers by them what a path has registered.
+
+        A disk behind another nexus than before (a new iSCSI session) is a new path, which has registered nothing.
+        """
+        known, self._known = self._known, {}
+        for row in rows:
+            name = row["serial"], row.get("nexus", 0)
+            path = ShelfTransport(self._client, row["lun"], row["serial"])
+            self._known[name] = known.get(name) or Disk(row["serial"], (path,))
+        self._disks = {serial: disk for (serial, _), disk in self._known.items()}
         self._seen.set()
         for listener in self._listeners:
             listener()

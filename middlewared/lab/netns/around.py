@@ -1,0 +1,168 @@
+"""The surroundings of controllers that live in network namespaces: a real switch, real cables, a real iSCSI target."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from middlewared import programs
+from middlewared.lab.netns import layout, namespaces
+from middlewared.lab.netns.layout import CLIENT, PREFIX, PREFIX_LENGTH, SHELF, SHELF_NIC
+from middlewared.lab.netns.namespaces import Network
+from middlewared.lab.netns.target import Target
+from middlewared.lab.places import DISK_LINKS, HEARTBEAT_NIC, LAN_LINKS, LINKS, NODES, LabError, Places, other
+from middlewared.lab.pool import label
+from middlewared.ports import PortError
+
+_READ_MS = 10_000
+
+
+class Namespaces:
+    """lab.surroundings.Surroundings for `lab up --netns`. Needs root, iproute2, keepalived, nftables, tgt, libiscsi."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._network = Network(PREFIX)
+        self.target = Target(places.directory / SHELF, self._network.command(SHELF), layout.DISKS)
+        self._up = dict.fromkeys(LINKS, True)
+        self._powered: set[str] = set()
+        self._held: dict[str, list[str]] = {node: [] for node in NODES}
+
+    async def start(self) -> None:
+        why = await namespaces.missing()
+        if why:
+            raise LabError(why)
+        try:
+            await self._network.create()
+            await self._network.add_machine(SHELF)
+            await self._network.plug(SHELF, SHELF_NIC, f"{layout.SHELF_ADDRESS}/{PREFIX_LENGTH}")
+            await self._network.add_machine(CLIENT)
+            await self._network.plug(CLIENT, "eth0", f"{layout.CLIENT_ADDRESS}/{PREFIX_LENGTH}")
+        except PortError as error:
+            raise LabError(f"the lab's network: {error}") from error
+        self.target.make_disks({lun: label(lun, layout.DISKS) for lun in range(layout.DISKS)})
+        await self.target.start()
+
+    async def stop(self) -> None:
+        await self.target.stop()
+        await self._network.close()
+
+    def machine(self, node: str) -> list[str]:
+        """Killing the first process of this command pulls the plug: the controller's own process is its child, the
+        first one of a process namespace, which dies whole."""
+        program = (sys.executable, "-m", "middlewared.lab.netns.machine")
+        return list(self._network.command(node, *program, mortal=True))
+
+    async def power(self, node: str, *, on: bool) -> None:
+        if on:
+            await self._build(node)
+            self._powered.add(node)
+        else:
+            self._powered.discard(node)
+            self._held[node] = []
+            await self._network.unplug(node)
+        await self._follow_heartbeat()
+
+    async def freeze(self, node: str, *, frozen: bool) -> None:
+        """A machine that stands still has carriers, and sends nothing; its network namespace alone would go on."""
+        if frozen:
+            await self._network.mute(node, "eth0")
+            await self._network.mute(node, "eth1")
+        number = signal.SIGSTOP if frozen else signal.SIGCONT
+        for pid in self._processes(node):
+            os.kill(pid, number)
+        if not frozen:
+            await self._network.unmute(node, "eth0")
+            await self._network.unmute(node, "eth1")
+
+    async def set_link(self, link: str, *, up: bool) -> None:
+        self._up[link] = up
+        if link in DISK_LINKS:
+            await self._cable(DISK_LINKS[link], SHELF_NIC, up=up)
+        elif link in LAN_LINKS:
+            await self._cable(*LAN_LINKS[link], up=up)
+        else:
+            await self._follow_heartbeat()
+
+    async def set_disk_failed(self, lun: int, *, failed: bool) -> None:
+        try:
+            await self.target.set_failed(lun, failed=failed)
+        except PortError as error:
+            raise LabError(str(error)) from error
+
+    async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
+        if pulled:
+            raise LabError("this target shows its disks to both controllers alike: use fail-disk, or cut disks-a|b")
+
+    async def restart_shelf(self) -> None:
+        await self.target.stop()
+        await self.target.start()
+
+    def network(self, node: str, held: dict[str, list[str]], firewall_allowed: bool) -> None:
+        self._held[node] = [address for addresses in held.values() for address in addresses]
+
+    def announce(self, node: str, nic: str, address: str) -> None:
+        """Nothing: keepalived itself does."""
+
+    def held(self, node: str) -> list[str]:
+        return self._held[node]
+
+    async def holders(self) -> dict[int, str | None]:
+        """Asked by a program of its own, as an initiator that registers nothing."""
+        program = (sys.executable, "-m", "middlewared.lab.netns.holders")
+        try:
+            told = await programs.output(*self._network.command(SHELF, *program), timeout_ms=_READ_MS)
+        except PortError as error:
+            raise LabError(f"the shelf does not answer: {error}") from error
+        return {int(lun): holder for lun, holder in json.loads(told).items()}
+
+    def command(self, machine: str, *words: str) -> tuple[str, ...]:
+        """The command that runs another one on the client, or on a controller."""
+        return self._network.command(machine, *words)
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    async def _build(self, node: str) -> None:
+        """A network stack that knows nothing of earlier lives."""
+        try:
+            await self._network.add_machine(node)
+            for nic, address in layout.NETNS.addresses[node].items():
+                await self._network.plug(node, nic, f"{address}/{PREFIX_LENGTH}")
+            await self._network.plug(node, SHELF_NIC, f"{layout.SAN_ADDRESS[node]}/{PREFIX_LENGTH}")
+            await self._network.plug(node, HEARTBEAT_NIC, f"{layout.NETNS.heartbeat[node]}/{PREFIX_LENGTH}")
+        except PortError as error:
+            raise LabError(f"controller {node.upper()}: {error}") from error
+        for link, (owner, nic) in LAN_LINKS.items():
+            if owner == node and not self._up[link]:
+                await self._cable(node, nic, up=False)
+        for link, owner in DISK_LINKS.items():
+            if owner == node and not self._up[link]:
+                await self._cable(node, SHELF_NIC, up=False)
+
+    async def _cable(self, node: str, nic: str, *, up: bool) -> None:
+        if node not in self._powered and up:
+            return  # plugged in when it is built
+        change = self._network.heal if up else self._network.cut
+        try:
+            await change(node, nic)
+        except PortError as error:
+            raise LabError(str(error)) from error
+
+    async def _follow_heartbeat(self) -> None:
+        """A cable from controller to controller: no carrier while it is cut, or nobody is at the other end."""
+        for node in self._powered:
+            await self._cable(node, HEARTBEAT_NIC, up=self._up["heartbeat"] and other(node) in self._powered)
+
+    def _processes(self, node: str) -> list[int]:
+        """Every process of a controller: those in its network namespace."""
+        inside = os.stat(f"/run/netns/{self._network.name(node)}").st_ino
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    if os.stat(entry / "ns" / "net").st_ino == inside:
+                        found.append(int(entry.name))
+                except OSError:
+                    continue  # it has ended meanwhile
+        return found

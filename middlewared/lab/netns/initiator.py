@@ -1,0 +1,104 @@
+"""The iSCSI initiator of a controller's kernel, in user space: it owns the sessions, and whoever is above shares them.
+
+The real kernel's sessions outlive every program, and so do these: fenced and the pool reach the disks through the
+controller's own process, over the same protocol as in the loopback lab (middlewared.lab.shelf_server).
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from middlewared.lines import LineConnection, LineError, LineServer
+from middlewared.plugins.fencing import scsi
+from middlewared.plugins.fencing.iscsi import IscsiSource, IscsiTransport
+from middlewared.plugins.fencing.scsi import Reply
+from middlewared.plugins.fencing.transport import TransportError, command
+
+_TIMEOUT_MS = 5_000  # of a caller that names none
+_TIMEOUT_MS_MAX = 60_000
+_CAPACITY_MS = 1_000
+
+
+class Initiator:
+    """Serves the disks behind a portal at `socket`. `on_change` is called when there are others than before."""
+
+    def __init__(self, portal: str, name: str, socket: Path, on_change: Callable[[], None]) -> None:
+        self._source = IscsiSource([portal], name)
+        self._socket = socket
+        self._server = LineServer(self._handle)
+        self._on_change = on_change
+        self._sizes: dict[str, int] = {}
+        self._telling: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Raises PortError without libiscsi."""
+        self._source.on_change(self._changed)
+        await self._source.start()
+        await self._server.start(self._socket)
+
+    async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+        await self._server.stop()
+        await self._source.stop()
+
+    def _changed(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = asyncio.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        self._server.broadcast("luns", await self._luns())
+        self._on_change()
+
+    async def _handle(self, connection: LineConnection, op: str, args: dict[str, Any]) -> Any:
+        match op:
+            case "luns":
+                return await self._luns()
+            case "scsi":
+                reply = await self._execute(args)
+                return {"status": int(reply.status), "sense": reply.sense.hex(), "data": reply.data.hex()}
+            case "lun_reset":
+                await self._unit(int(args["lun"])).lun_reset(_patience(args))
+                return None
+        raise LineError("EINVAL", f"no such operation: {op}")
+
+    async def _execute(self, args: dict[str, Any]) -> Reply:
+        unit = self._unit(int(args["lun"]))
+        try:
+            return await unit.execute(bytes.fromhex(args["cdb"]), bytes.fromhex(args.get("data", "")), _patience(args))
+        except TransportError as error:
+            raise LineError("ENODEV", str(error)) from error
+
+    def _units(self) -> dict[int, IscsiTransport]:
+        paths = [path for disk in self._source.disks().values() for path in disk.paths]
+        return {path.lun - 1: path for path in paths if isinstance(path, IscsiTransport)}  # unit 0 is the target's own
+
+    def _unit(self, lun: int) -> IscsiTransport:
+        unit = self._units().get(lun)
+        if unit is None:
+            raise LineError("ENODEV", f"disk {lun} is not there")
+        return unit
+
+    async def _luns(self) -> list[dict[str, Any]]:
+        units = self._units()
+        return [
+            {"lun": lun, "serial": unit.serial, "size_bytes": await self._size(unit), "nexus": id(unit.session)}
+            for lun, unit in sorted(units.items())
+        ]
+
+    async def _size(self, unit: IscsiTransport) -> int:
+        """Asked once a disk; 0 as long as it does not answer."""
+        if unit.serial not in self._sizes:
+            try:
+                reply = await command(unit, scsi.read_capacity_10(), timeout_ms=_CAPACITY_MS)
+                blocks, block_bytes = scsi.parse_capacity(reply.data)
+            except (TransportError, ValueError):
+                return 0
+            self._sizes[unit.serial] = blocks * block_bytes
+        return self._sizes[unit.serial]
+
+
+def _patience(args: dict[str, Any]) -> int:
+    return min(int(args.get("wait_ms") or _TIMEOUT_MS), _TIMEOUT_MS_MAX)
