@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 SENSE_BYTES_MAX = 252  # SPC-4 4.5.1
 SERIAL_PAGE = 0x80
+IDENTIFICATION_PAGE = 0x83
 BLOCK_BYTES = 512
 
 
@@ -157,11 +158,76 @@ def parse_serial(data: bytes) -> str:
     if len(data) < 4 or data[1] != SERIAL_PAGE:
         raise ValueError("not a unit serial number page")
     length = int.from_bytes(data[2:4], "big")
-    return data[4 : 4 + length].decode("ascii", "replace").strip()
+    return data[4 : 4 + length].decode("ascii", "replace").strip(" \0\t\r\n")
+
+
+def parse_designator(data: bytes) -> str:
+    """The name of the logical unit in VPD page 83h (SPC-4 7.8.6), in the kernel's words: "naa.5000c500a1b2c3d4".
+
+    NAA is preferred to EUI-64, and that to the vendor's own; empty: there is none. Raises ValueError.
+    """
+    if len(data) < 4 or data[1] != IDENTIFICATION_PAGE:
+        raise ValueError("not a device identification page")
+    found: dict[int, str] = {}
+    at, end = 4, min(len(data), 4 + int.from_bytes(data[2:4], "big"))
+    while at + 4 <= end:
+        kind, association, length = data[at + 1] & 0x0F, data[at + 1] >> 4 & 0x03, data[at + 3]
+        name = data[at + 4 : at + 4 + length]
+        if association == 0 and len(name) == length:  # of the logical unit, not of a port or the target
+            if kind in (2, 3):
+                found.setdefault(kind, ("eui." if kind == 2 else "naa.") + name.hex())
+            elif kind == 1:
+                found.setdefault(kind, "t10." + name.decode("ascii", "replace").strip(" \0"))
+        at += 4 + length
+    return found.get(3) or found.get(2) or found.get(1) or ""
 
 
 def report_luns(allocation_bytes: int = 8192) -> bytes:
     return struct.pack(">BxBxxxIxx", Opcode.REPORT_LUNS, 0, allocation_bytes)
+
+
+def parse_luns(data: bytes) -> tuple[int, ...]:
+    """Numbers of the logical units in REPORT LUNS data (SPC-4 6.33), those of simple addressing (SAM-5 4.7.7)."""
+    if len(data) < 8:
+        raise ValueError("REPORT LUNS: too short")
+    length = min(int.from_bytes(data[:4], "big"), len(data) - 8)
+    heads = (int.from_bytes(data[at : at + 2], "big") for at in range(8, 8 + length - 7, 8))
+    return tuple(head & 0x3FFF for head in heads if head >> 14 in (0, 1))
+
+
+def is_disk(data: bytes) -> bool:
+    """Whether standard INQUIRY data (SPC-4 6.6.2) describe a connected disk, or a zoned one."""
+    return bool(data) and data[0] in (0x00, 0x14)  # peripheral qualifier 0, device type
+
+
+def data_in_bytes(cdb: bytes, block_bytes: int = BLOCK_BYTES) -> int:
+    """How much a command reads at most; 0 for those that read nothing. Raises ValueError for what we never send."""
+    match cdb[0]:
+        case Opcode.INQUIRY:
+            return int.from_bytes(cdb[3:5], "big")
+        case Opcode.REQUEST_SENSE:
+            return cdb[4]
+        case Opcode.READ_CAPACITY_10:
+            return 8
+        case Opcode.PERSISTENT_RESERVE_IN:
+            return int.from_bytes(cdb[7:9], "big")
+        case Opcode.REPORT_LUNS:
+            return int.from_bytes(cdb[6:10], "big")
+        case Opcode.SERVICE_ACTION_IN_16:
+            return int.from_bytes(cdb[10:14], "big")
+        case Opcode.READ_10:
+            return int.from_bytes(cdb[7:9], "big") * block_bytes
+        case Opcode.READ_16:
+            return int.from_bytes(cdb[10:14], "big") * block_bytes
+        case (
+            Opcode.TEST_UNIT_READY
+            | Opcode.PERSISTENT_RESERVE_OUT
+            | Opcode.SYNCHRONIZE_CACHE_10
+            | Opcode.WRITE_10
+            | Opcode.WRITE_16
+        ):
+            return 0
+    raise ValueError(f"no SCSI command that we send: {cdb.hex()}")
 
 
 def read_capacity_10() -> bytes:

@@ -42,6 +42,7 @@ class Disk:
 
     serial: str
     paths: tuple[Transport, ...]
+    persists: bool = False  # it can keep reservations over a loss of its power, if told to (APTPL, SPC-4 6.16.3)
 
 
 class DiskSource(Protocol):
@@ -96,6 +97,18 @@ async def read_keys(disk: Disk, timeout_ms: int) -> tuple[int, ...]:
         return (await _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms))[1]
 
     return await _first_path(disk, by)
+
+
+async def persists(path: Transport, timeout_ms: int) -> bool:
+    """Whether the disk can keep reservations over a loss of power; False when it does not say. Raises TransportError.
+
+    Asked once, when a disk is first seen: a takeover has no time for it.
+    """
+    reply = await command(path, scsi_pr.report_capabilities(), timeout_ms=timeout_ms)
+    try:
+        return reply.status == Status.GOOD and scsi_pr.parse_capabilities(reply.data).survives_power_loss
+    except ValueError:
+        return False
 
 
 async def _first_path(disk: Disk, by: Callable[[Transport], Awaitable[T]]) -> T:
