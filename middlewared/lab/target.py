@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from middlewared import programs
+from middlewared.lab.process import die_with_parent
 from middlewared.ports import PortError
 
 TARGET = "iqn.2026-11.org.middlewared.lab:shelf"
@@ -42,8 +43,22 @@ class TargetDisk:
 class ScsiTarget:
     """The target on some addresses, with its files in `folder`. It forgets all reservations when it restarts."""
 
-    def __init__(self, folder: Path, disks: list[TargetDisk], portals: tuple[str, ...], target: str = TARGET) -> None:
-        """`portals`: "127.0.0.1:3260"."""
+    def __init__(
+        self,
+        folder: Path,
+        disks: list[TargetDisk],
+        portals: tuple[str, ...],
+        target: str = TARGET,
+        *,
+        within: tuple[str, ...] = (),
+        synchronous: bool = True,
+    ) -> None:
+        """`portals`: "127.0.0.1:3260". `within`: the command that runs another one where the target stands.
+
+        `synchronous`: a write is answered when the file's own disk has it, so that queues have a length.
+        """
+        self._within = within
+        self._flags = ("--bsoflags=sync",) if synchronous else ()
         self._folder = folder
         self._disks = disks
         self._portals = portals
@@ -67,14 +82,19 @@ class ScsiTarget:
                 file.truncate(disk.size_bytes)
         portals = ",".join(f"portal={portal}" for portal in self._portals)
         self._process = await asyncio.create_subprocess_exec(
-            "tgtd", "-f", "-t", "1", "--iscsi", portals, env=self._environment(), stdout=DEVNULL, stderr=DEVNULL
+            *(*self._within, "tgtd", "-f", "-t", "1", "--iscsi", portals),
+            env=self._environment(),
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=DEVNULL,
+            preexec_fn=die_with_parent,
         )
         try:
             await self._until_ready()
             await self._admin("new", "target", "-T", self._target)
             for disk in self._disks:
                 lun = str(disk.lun)
-                await self._admin("new", "logicalunit", "--lun", lun, "-b", str(self.file(disk.lun)), "--bsoflags=sync")
+                await self._admin("new", "logicalunit", "--lun", lun, "-b", str(self.file(disk.lun)), *self._flags)
                 await self._admin("update", "logicalunit", "--lun", lun, "--params", f"scsi_sn={disk.serial}")
             await self._admin("bind", "target", "-I", "ALL")
         except BaseException:
@@ -90,6 +110,10 @@ class ScsiTarget:
             await process.wait()
         for left in self._folder.glob("tgtd*"):
             left.unlink(missing_ok=True)
+
+    async def set_failed(self, lun: int, *, failed: bool) -> None:
+        """A unit that is offline answers NOT READY to everybody. Raises PortError."""
+        await self._admin("update", "logicalunit", "--lun", str(lun), "--params", f"online={0 if failed else 1}")
 
     def pause(self) -> None:
         """It hangs: connections stay open, nothing is answered."""

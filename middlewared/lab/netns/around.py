@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -10,11 +11,12 @@ from middlewared import programs
 from middlewared.lab.netns import layout, namespaces
 from middlewared.lab.netns.layout import CLIENT, PREFIX, PREFIX_LENGTH, SHELF, SHELF_NIC
 from middlewared.lab.netns.namespaces import Network
-from middlewared.lab.netns.target import Target
 from middlewared.lab.places import DISK_LINKS, HEARTBEAT_NIC, LAN_LINKS, LINKS, NODES, LabError, Places, other
 from middlewared.lab.pool import label
+from middlewared.lab.target import PORT, ScsiTarget, TargetDisk
 from middlewared.ports import PortError
 
+DISK_BYTES = 256 << 20  # sparse
 _READ_MS = 10_000
 
 
@@ -24,7 +26,13 @@ class Namespaces:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._network = Network(PREFIX)
-        self.target = Target(places.directory / SHELF, self._network.command(SHELF), layout.DISKS)
+        self._target = ScsiTarget(
+            places.directory / SHELF,
+            [TargetDisk(lun + 1, f"LABDISK{lun:03d}", DISK_BYTES) for lun in range(layout.DISKS)],
+            (f"{layout.SHELF_ADDRESS}:{PORT}",),
+            within=self._network.command(SHELF),
+            synchronous=False,
+        )
         self._up = dict.fromkeys(LINKS, True)
         self._powered: set[str] = set()
         self._held: dict[str, list[str]] = {node: [] for node in NODES}
@@ -41,11 +49,25 @@ class Namespaces:
             await self._network.plug(CLIENT, "eth0", f"{layout.CLIENT_ADDRESS}/{PREFIX_LENGTH}")
         except PortError as error:
             raise LabError(f"the lab's network: {error}") from error
-        self.target.make_disks({lun: label(lun, layout.DISKS) for lun in range(layout.DISKS)})
-        await self.target.start()
+        await self._format()
+        await self._start_target()
+
+    async def _format(self) -> None:
+        """Empty disks, each a member of the pool."""
+        folder = self._places.directory / SHELF
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        for lun in range(layout.DISKS):
+            self._target.file(lun + 1).write_bytes(label(lun, layout.DISKS))
+
+    async def _start_target(self) -> None:
+        try:
+            await self._target.start()
+        except PortError as error:
+            raise LabError(f"the shelf does not start: {error}") from error
 
     async def stop(self) -> None:
-        await self.target.stop()
+        await self._target.kill()
         await self._network.close()
 
     def machine(self, node: str) -> list[str]:
@@ -87,7 +109,7 @@ class Namespaces:
 
     async def set_disk_failed(self, lun: int, *, failed: bool) -> None:
         try:
-            await self.target.set_failed(lun, failed=failed)
+            await self._target.set_failed(lun + 1, failed=failed)
         except PortError as error:
             raise LabError(str(error)) from error
 
@@ -96,8 +118,8 @@ class Namespaces:
             raise LabError("this target shows its disks to both controllers alike: use fail-disk, or cut disks-a|b")
 
     async def restart_shelf(self) -> None:
-        await self.target.stop()
-        await self.target.start()
+        await self._target.kill()
+        await self._start_target()
 
     def network(self, node: str, held: dict[str, list[str]], firewall_allowed: bool) -> None:
         self._held[node] = [address for addresses in held.values() for address in addresses]

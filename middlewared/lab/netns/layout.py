@@ -1,6 +1,7 @@
 """Who is who in the lab of network namespaces. Addresses are those of RFC 5737 and RFC 3927, for examples and links."""
 
 from middlewared.lab.places import Layout
+from middlewared.lab.target import PORT, TARGET
 
 PREFIX = "mwlab"  # of every namespace: mwlab-a, mwlab-b, mwlab-client, mwlab-shelf, mwlab-switch
 PREFIX_LENGTH = 24
@@ -11,8 +12,7 @@ CLIENT_ADDRESS = "192.0.2.100"
 SHELF_NIC = "san0"
 SHELF_ADDRESS = "198.51.100.254"
 SAN_ADDRESS = {"a": "198.51.100.1", "b": "198.51.100.2"}
-TARGET = "iqn.2026-11.org.middlewared.lab:shelf"
-PORTAL = f"{SHELF_ADDRESS}:3260/{TARGET}"
+PORTAL = f"{SHELF_ADDRESS}:{PORT}/{TARGET}"
 
 NETNS = Layout(
     kind="netns",

@@ -27,7 +27,8 @@ class Network:
             raise ValueError(f"{prefix!r}: one to {PREFIX_MAX} letters and digits")
         self._prefix = prefix
         self._switch = self.name("switch")
-        self._machines: list[str] = []
+        self._machines: set[str] = set()
+        self._plugged = 0
         self._ports: dict[tuple[str, str], tuple[str, str]] = {}  # a machine's NIC -> the other end of its cable
 
     def name(self, machine: str) -> str:
@@ -53,8 +54,8 @@ class Network:
 
     async def plug(self, machine: str, nic: str, *addresses: str) -> None:
         """Give a machine a NIC with addresses ("192.0.2.1/24"), its cable in the switch."""
-        number = len(self._ports)
-        port = f"port{number}"
+        self._plugged += 1
+        port = f"port{self._plugged}"
         inside = self.name(machine)
         await _ip("-n", self._switch, "link", "add", port, "type", "veth", "peer", "name", nic, "netns", inside)
         await _ip("-n", self._switch, "link", "set", port, "master", _BRIDGE, "up")
@@ -73,6 +74,20 @@ class Network:
         """Pull the cable: the NIC loses its carrier."""
         namespace, port = self._ports[machine, nic]
         await _ip("-n", namespace, "link", "set", port, "down")
+
+    async def unplug(self, machine: str) -> None:
+        """Pull all cables of a machine at once, for good: they go with its namespace."""
+        ends = [self._ports.pop(end) for end in list(self._ports) if end[0] == machine]
+        await asyncio.gather(*(_ip("-n", where, "link", "set", port, "down") for where, port in ends))
+
+    async def mute(self, machine: str, nic: str) -> None:
+        """The machine stands still: its cable has a carrier, and nothing goes through."""
+        namespace, port = self._ports[machine, nic]
+        await _ip("-n", namespace, "link", "set", port, "nomaster")
+
+    async def unmute(self, machine: str, nic: str) -> None:
+        namespace, port = self._ports[machine, nic]
+        await _ip("-n", namespace, "link", "set", port, "master", _BRIDGE)
 
     async def heal(self, machine: str, nic: str) -> None:
         namespace, port = self._ports[machine, nic]
@@ -106,7 +121,7 @@ class Network:
 
     async def _add(self, namespace: str) -> None:
         await programs.run("ip", "netns", "delete", namespace, timeout_ms=_TIMEOUT_MS)  # of one that was killed
-        self._machines.append(namespace)
+        self._machines.add(namespace)
         await _ip("netns", "add", namespace)
         await self._up(namespace, "lo")
 
