@@ -1,21 +1,18 @@
 """Firewall over nftables. The rules are the kernel's: they outlive middlewared, and are asked of nobody else."""
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from middlewared import programs
-from middlewared.plugins.firewall.nft_rules import TABLE, is_open, render
+from middlewared.plugins.firewall.nft_rules import TABLE, allowing, blocking, guarding, is_open
 from middlewared.ports import Finding, Firewall, PortError
-
-log = logging.getLogger(__name__)
 
 _NFT_MS = 1_500  # below the failover engine's deadline for the phase
 _LIST = ("nft", "-j", "list", "table", "inet", TABLE)
 
 
 class NftablesFirewall(Firewall):
-    """Keeps no state but the list of addresses: open or not is read from the kernel before each change of it."""
+    """Keeps no state but the list of addresses: whether traffic is let in, the kernel alone knows."""
 
     def __init__(self) -> None:
         self._addresses: tuple[str, ...] = ()
@@ -49,41 +46,39 @@ class NftablesFirewall(Firewall):
     async def configure(self, addresses: Sequence[str]) -> None:
         async with self._turn:
             before = self._addresses
+            # Should it fail, whatever is loaded next guards all that may be here.
+            self._addresses = tuple({*before, *addresses})
+            await self._load(_rules(guarding, addresses))
             self._addresses = tuple(addresses)
-            try:
-                await self._load(is_open=await self._is_open())
-            except PortError:
-                self._addresses = tuple({*before, *addresses})  # what is loaded next guards all that may come
-                raise
 
     async def block(self) -> None:
         async with self._turn:
-            await self._load(is_open=False)
+            await self._load(_rules(blocking, self._addresses))
 
     async def allow(self) -> None:
         async with self._turn:
-            await self._load(is_open=True)
+            await self._load(allowing())
 
     async def allowed(self) -> bool:
         """Somebody else may have removed the table (`nft flush ruleset`). Then it is put back, and blocks."""
         async with self._turn:
-            return await self._is_open()
+            ended = await programs.run(*_LIST, timeout_ms=_NFT_MS)
+            if ended.status == 0:
+                try:
+                    return is_open(ended.stdout)
+                except ValueError as error:
+                    raise PortError(f"nft does not show its rules: {error}") from error
+            if "No such file or directory" not in ended.stderr:
+                raise PortError(f"the rules of the packet filter cannot be read: {ended.stderr.strip()}")
+            await self._load(_rules(blocking, self._addresses))
+            return False
 
-    async def _is_open(self) -> bool:
-        ended = await programs.run(*_LIST, timeout_ms=_NFT_MS)
-        if ended.status == 0:
-            try:
-                return is_open(ended.stdout)
-            except ValueError as error:
-                raise PortError(f"nft does not show its rules: {error}") from error
-        if "No such file or directory" not in ended.stderr:
-            raise PortError(f"the rules of the packet filter cannot be read: {ended.stderr.strip()}")
-        await self._load(is_open=False)
-        return False
-
-    async def _load(self, *, is_open: bool) -> None:
-        try:
-            rules = render(self._addresses, is_open=is_open)
-        except ValueError as error:
-            raise PortError(f"traffic cannot be filtered: {error}") from error
+    async def _load(self, rules: str) -> None:
         await programs.output("nft", "-f", "-", timeout_ms=_NFT_MS, stdin=rules)
+
+
+def _rules(render: Callable[[Iterable[str]], str], addresses: Iterable[str]) -> str:
+    try:
+        return render(addresses)
+    except ValueError as error:
+        raise PortError(f"traffic cannot be filtered: {error}") from error

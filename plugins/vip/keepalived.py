@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from middlewared import programs
@@ -12,6 +12,7 @@ from middlewared.plugins.vip.fifo import Fifo
 from middlewared.plugins.vip.keepalived_conf import (
     Dumped,
     Router,
+    apart,
     dumped,
     fold,
     heard,
@@ -31,8 +32,13 @@ RETRY_MS_MAX = 2_000
 STEADY_MS = 5_000  # who lived that long is started again at once
 APPEAR_MS = 2_000
 OBEY_MS = 1_000
+END_MS = 4_000  # keepalived waits a second for nothing before it ends
 CONFIGURE_MS = 4_000
 DUMP_MS = 1_000
+_ASK_AGAIN_MS = 50
+JOIN_MS = 1_000  # and _JOIN_ADVERTS adverts: until the new family has found its MASTER
+_JOIN_ADVERTS = 4
+_JOIN_POLL_MS = 20
 _POLL_MS = 5
 _PROGRAM_MS = 2_000
 
@@ -53,6 +59,7 @@ class KeepalivedVirtualIps(VirtualIps):
         self._listeners: list[Listener] = []
         self._routers: tuple[Router, ...] | None = None  # None: not configured by this process yet
         self._priorities: dict[str, int] = {}  # by interface
+        self._apart: frozenset[str] = frozenset()  # interfaces whose two families do not move together yet
         self._taking_part = False
         self._states: dict[str, Vrrp] = {}  # by instance; STOP and none mean that it is not known
         self._running: Running | None = None
@@ -120,7 +127,8 @@ class KeepalivedVirtualIps(VirtualIps):
     def states(self) -> Mapping[str, Vrrp]:
         known = self._states
         if self._routers is not None:
-            names = {router.name for router in self._routers}
+            # A family that is not joined yet has no vote: it begins as BACKUP beside a MASTER.
+            names = {one.name for one in self._routers if one.family == 4 or one.interface not in self._apart}
             known = {name: state for name, state in known.items() if name in names}
         folded = fold(known)
         return folded if self._taking_part else dict.fromkeys(folded, Vrrp.STOP)
@@ -136,13 +144,35 @@ class KeepalivedVirtualIps(VirtualIps):
                 await self._end()
                 return
             self._priorities = {instance.interface: instance.priority for instance in instances}
-            changed = await self._write(wanted)
-            self._routers = wanted
-            self._work.set()
-            if changed and self._running is not None:
-                self._running.send(signal.SIGHUP)
-            await self._until_obeyed(wanted)
-            self._forget(wanted)
+            if self._is_written(wanted):
+                self._apart = frozenset()
+            else:
+                self._apart = apart(await self._learn() if self._running else {}, wanted)
+            await self._apply(wanted)
+        await self._join(wanted)
+
+    async def _apply(self, wanted: tuple[Router, ...]) -> None:
+        changed = await self._write(wanted)
+        self._routers = wanted
+        self._work.set()
+        if changed and self._running is not None:
+            self._running.send(signal.SIGHUP)
+        await self._until_obeyed(wanted)
+        self._forget(wanted)
+        self._changed()
+
+    async def _join(self, wanted: tuple[Router, ...]) -> None:
+        """Make one of the two families of an interface when both are in the same state; in the end, in any case."""
+        if not self._apart:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(JOIN_MS / 1000 + max(_JOIN_ADVERTS * one.advert_ms for one in wanted) / 1000):
+                while apart(await self._learn(), wanted):
+                    await asyncio.sleep(_JOIN_POLL_MS / 1000)
+        async with self._turn:
+            if self._routers is wanted:
+                self._apart = frozenset()
+                await self._apply(wanted)
 
     async def participate(self, wanted: bool) -> None:
         async with self._turn:
@@ -162,9 +192,19 @@ class KeepalivedVirtualIps(VirtualIps):
 
     # ------------------------------------------------------------------------------------------ files
 
+    def _render(self, wanted: Sequence[Router], alone: Collection[str] = ()) -> str:
+        return render(wanted, self._directory / "notify", self._weights, alone)
+
+    def _is_written(self, wanted: Sequence[Router]) -> bool:
+        """It is what keepalived has, or will read when it starts."""
+        try:
+            return self._process.config.read_text() == self._render(wanted)
+        except OSError:
+            return False
+
     async def _write(self, wanted: Sequence[Router]) -> bool:
         """Weights first, then the configuration, when keepalived likes it. True when it changed."""
-        text = render(wanted, self._directory / "notify", self._weights)
+        text = self._render(wanted, self._apart)
         try:
             for interface in self._priorities:
                 self._write_weight(interface)
@@ -237,7 +277,7 @@ class KeepalivedVirtualIps(VirtualIps):
         if self._running is not None:
             await self._process.stop(self._running)
             try:
-                async with asyncio.timeout(OBEY_MS / 1000):
+                async with asyncio.timeout(END_MS / 1000):
                     await self._died.wait()
             except TimeoutError:
                 raise PortError("keepalived does not end, though it was told to") from None
@@ -258,19 +298,20 @@ class KeepalivedVirtualIps(VirtualIps):
         return dump
 
     async def _dump(self, running: Running) -> dict[str, Dumped]:
-        """Raises PortError."""
-        if running is not self._running:
-            raise PortError("keepalived has died; it is being started again")
+        """Raises PortError. The question is repeated: keepalived forgets one that comes during a reload."""
+        loop = asyncio.get_running_loop()
+        ask_at_s, until_s = loop.time(), loop.time() + DUMP_MS / 1000
         self._process.dump.unlink(missing_ok=True)
-        running.send(self._dump_signal)
-        try:
-            async with asyncio.timeout(DUMP_MS / 1000):
-                while True:
-                    with contextlib.suppress(OSError, ValueError):  # not there yet, not whole yet
-                        return dumped(self._process.dump.read_text())
-                    await asyncio.sleep(_POLL_MS / 1000)
-        except TimeoutError:
-            raise PortError("keepalived does not say what it does; see its messages in the journal") from None
+        while loop.time() < until_s:
+            if running is not self._running:
+                raise PortError("keepalived has died; it is being started again")
+            if loop.time() >= ask_at_s:
+                running.send(self._dump_signal)
+                ask_at_s += _ASK_AGAIN_MS / 1000
+            await asyncio.sleep(_POLL_MS / 1000)
+            with contextlib.suppress(OSError, ValueError):  # not there yet, not whole yet
+                return dumped(self._process.dump.read_text())
+        raise PortError("keepalived does not say what it does; see its messages in the journal")
 
     # ------------------------------------------------------------------------------------------ its life
 

@@ -13,13 +13,17 @@ What is measured, and why the configuration looks as it does (keepalived 2.2.7):
   very low one. It sees a renamed file within a millisecond, obeys it also after a crash, and sends priority 0.
 - `vrrp_rt_priority` is not used: after a reload it leaves RLIMIT_RTTIME at 0, and without CAP_SYS_RESOURCE the kernel
   then kills the process. Real-time scheduling comes from outside (systemd's unit, or process.py).
+- The families of one interface are a sync group, so that they move together; without one, each has its own election,
+  and half an interface is nobody's. A group that gains its second member in a reload starts as BACKUP, and silence for
+  three adverts follows; one that is made of two instances of the same state keeps it. So a new family runs apart first.
 - Changing between multicast and unicast makes a new instance of it: priority 0, and an election.
 """
 
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +58,15 @@ _WEIGHT = """\
 track_file {interface} {{
     file "{path}"
     weight 1
+}}
+"""
+_GROUP = """\
+vrrp_sync_group {interface} {{
+    group {{
+        {interface}:4
+        {interface}:6
+    }}
+    sync_group_tracking_weight
 }}
 """
 # nopreempt: whoever is MASTER stays MASTER. TTL 255 (RFC 9568, 5.1.1.3): an advert was not routed to us.
@@ -142,11 +155,24 @@ def routers(instances: Iterable[VrrpInstance], router_id_base: int = 0) -> tuple
     return tuple(found)
 
 
-def render(wanted: Sequence[Router], fifo: Path, weights: Path) -> str:
-    """keepalived.conf; `weights` is the folder with one weight file per interface."""
+def render(wanted: Sequence[Router], fifo: Path, weights: Path, apart: Collection[str] = ()) -> str:
+    """keepalived.conf; `weights` is the folder with one weight file per interface, `apart` the interfaces whose
+    families do not move together yet.
+    """
     interfaces = dict.fromkeys(router.interface for router in wanted)
     files = [_WEIGHT.format(interface=name, path=weights / name) for name in interfaces]
-    return "".join([_GLOBALS.format(fifo=fifo), *files, *map(_instance, wanted)])
+    groups = [_GROUP.format(interface=name) for name in _double(wanted) if name not in apart]
+    return "".join([_GLOBALS.format(fifo=fifo), *files, *groups, *map(_instance, wanted)])
+
+
+def apart(dump: Mapping[str, Dumped], wanted: Iterable[Router]) -> frozenset[str]:
+    """The interfaces whose families cannot be put together by a reload now without disturbing the one that runs."""
+    found = []
+    for interface in _double(wanted):
+        states = [dump[name].state if name in dump else None for name in (f"{interface}:4", f"{interface}:6")]
+        if states[0] is not states[1]:
+            found.append(interface)
+    return frozenset(found)
 
 
 def weight(priority: int | None) -> str:
@@ -193,10 +219,9 @@ def obeyed(dump: Mapping[str, Dumped], wanted: Iterable[Router]) -> bool:
 
 
 def fold(states: Mapping[str, Vrrp]) -> dict[str, Vrrp]:
-    """One state per interface out of those of its instances.
+    """One state per interface out of those of its instances, which differ for less than a millisecond.
 
-    STOP when one of them does not take part. Otherwise as in a failover group: a family that is in FAULT (IPv6 is off
-    here) does not prevent what the other one has won; FAULT only when both are. MASTER when all others are.
+    MASTER only when all are; STOP or FAULT when one of them is: the other one follows.
     """
     grouped: dict[str, list[Vrrp]] = {}
     for name, state in states.items():
@@ -205,12 +230,13 @@ def fold(states: Mapping[str, Vrrp]) -> dict[str, Vrrp]:
 
 
 def _fold(states: Sequence[Vrrp]) -> Vrrp:
-    if Vrrp.STOP in states:
-        return Vrrp.STOP
-    able = [state for state in states if state is not Vrrp.FAULT]
-    if not able:
-        return Vrrp.FAULT
-    return Vrrp.MASTER if all(state is Vrrp.MASTER for state in able) else Vrrp.BACKUP
+    return next(state for state in (Vrrp.STOP, Vrrp.FAULT, Vrrp.BACKUP, Vrrp.MASTER) if state in states)
+
+
+def _double(wanted: Iterable[Router]) -> list[str]:
+    """The interfaces with both families."""
+    families = Counter(router.interface for router in wanted)
+    return [interface for interface, count in families.items() if count == 2]
 
 
 def _of_family(addresses: Iterable[str], family: int) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
