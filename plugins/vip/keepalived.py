@@ -34,6 +34,7 @@ APPEAR_MS = 2_000
 OBEY_MS = 1_000
 END_MS = 4_000  # keepalived waits a second for nothing before it ends
 CONFIGURE_MS = 4_000
+_RELOAD_AGAIN_MS = 1_000
 DUMP_MS = 1_000
 _ASK_AGAIN_MS = 50
 JOIN_MS = 1_000  # and _JOIN_ADVERTS adverts: until the new family has found its MASTER
@@ -109,7 +110,7 @@ class KeepalivedVirtualIps(VirtualIps):
         version = (said.splitlines() or ["no version"])[0]
         json = "JSON" in said.split()
         remedy = "" if json else "install a keepalived that was built with --enable-json, as Debian's is"
-        return [Finding("keepalived", json, version, remedy), self._examine_process()]
+        return [Finding("keepalived", json, version, remedy), self._examine_process(), *await self._examine_ids()]
 
     def _examine_process(self) -> Finding:
         running = self._process.find()
@@ -121,6 +122,20 @@ class KeepalivedVirtualIps(VirtualIps):
         running.close()
         detail = f"running as process {running.speaker_pid}, {'with' if steady else 'without'} real-time priority"
         return Finding("VRRP speaker", steady, detail, "" if steady else "give it CAP_SYS_NICE")
+
+    async def _examine_ids(self) -> Sequence[Finding]:
+        """Only while we follow keepalived: does somebody else on the network use one of our virtual router ids?"""
+        if self._running is None:
+            return []
+        try:
+            dump = await self._learn()
+        except PortError as error:
+            return [Finding("virtual router ids", ok=False, detail=str(error), remedy="look again in a moment")]
+        clashes = sorted({f"{one.router_id} on {name[:-2]}" for name, one in dump.items() if one.strange})
+        if not clashes:
+            return [Finding("virtual router ids", ok=True, detail="nobody else uses ours")]
+        remedy = "choose another router_id_base, the same on both controllers, or find who else speaks VRRP there"
+        return [Finding("virtual router ids", False, f"used by somebody else, too: {', '.join(clashes)}", remedy)]
 
     # ------------------------------------------------------------------------------------------ VirtualIps
 
@@ -248,10 +263,16 @@ class KeepalivedVirtualIps(VirtualIps):
     # ------------------------------------------------------------------------------------------ obedience
 
     async def _until_obeyed(self, wanted: Sequence[Router]) -> None:
+        """Read back what it does; a reload that it seems to have missed is ordered again."""
+        loop = asyncio.get_running_loop()
+        again_at_s = loop.time() + _RELOAD_AGAIN_MS / 1000
         try:
             async with asyncio.timeout(CONFIGURE_MS / 1000):
                 while not obeyed(await self._learn(), wanted):
                     await asyncio.sleep(_POLL_MS / 1000)
+                    if loop.time() >= again_at_s and self._running is not None:
+                        again_at_s += _RELOAD_AGAIN_MS / 1000
+                        self._running.send(signal.SIGHUP)
         except TimeoutError:
             raise PortError("keepalived does not take its new configuration; see its messages in the journal") from None
 

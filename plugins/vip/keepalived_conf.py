@@ -113,6 +113,11 @@ class Router:
     def name(self) -> str:
         return f"{self.interface}:{self.family}"
 
+    @property
+    def advert_cs(self) -> int:
+        """As it goes over the wire: in hundredths of a second."""
+        return min(max(self.advert_ms // 10, 1), _ADVERT_CS_MAX)
+
 
 @dataclass(frozen=True, slots=True)
 class Heard:
@@ -128,7 +133,9 @@ class Dumped:
 
     state: Vrrp
     router_id: int
+    advert_cs: int
     addresses: frozenset[str]
+    strange: int = 0  # adverts under our router id with addresses that are not ours: somebody else uses the id
 
 
 def routers(instances: Iterable[VrrpInstance], router_id_base: int = 0) -> tuple[Router, ...]:
@@ -198,14 +205,16 @@ def heard(line: str) -> Heard | None:
 def dumped(text: str) -> dict[str, Dumped]:
     """The instances in keepalived's JSON dump, by name. Raises ValueError while it is not written to the end."""
     try:
-        rows: list[dict[str, Any]] = [item["data"] for item in json.loads(text)]
+        rows: list[tuple[dict[str, Any], dict[str, Any]]] = [(one["data"], one["stats"]) for one in json.loads(text)]
         return {
             row["iname"]: Dumped(
                 _DUMPED.get(row["state"], Vrrp.STOP),
                 int(row["vrid"]),
+                round(float(row["adver_int"]) * 100),
                 frozenset(str(ipaddress.ip_interface(one.split()[0])) for one in row["evips"]),
+                int(stats["addr_list_err"]),
             )
-            for row in rows
+            for row, stats in rows
         }
     except (TypeError, KeyError) as error:
         raise ValueError(f"keepalived's dump lacks {error}") from error
@@ -213,8 +222,8 @@ def dumped(text: str) -> dict[str, Dumped]:
 
 def obeyed(dump: Mapping[str, Dumped], wanted: Iterable[Router]) -> bool:
     """keepalived runs what was configured, as far as its dump tells."""
-    return {name: (one.router_id, one.addresses) for name, one in dump.items()} == {
-        router.name: (router.router_id, frozenset(router.addresses)) for router in wanted
+    return {name: (one.router_id, one.advert_cs, one.addresses) for name, one in dump.items()} == {
+        router.name: (router.router_id, router.advert_cs, frozenset(router.addresses)) for router in wanted
     }
 
 
@@ -255,7 +264,7 @@ def _instance(router: Router) -> str:
         interface=router.interface,
         router_id=router.router_id,
         priority=PRIORITY,
-        advert_s=f"{min(max(router.advert_ms // 10, 1), _ADVERT_CS_MAX) / 100:.2f}",
+        advert_s=f"{router.advert_cs / 100:.2f}",
         unicast=_UNICAST.format(local=router.local, peer=router.peer) if router.local else "",
         dummy=_dummy(router),
         addresses="\n".join(f"        {_address(one, router.interface)}" for one in router.addresses),

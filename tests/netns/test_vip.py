@@ -209,6 +209,29 @@ async def test_the_doctor_sees_keepalived(pair: Pair) -> None:
     await elected(pair, VIP)
     after = await a.do(a.driver.examine)
     assert "real-time priority" in after[1].detail
+    assert (after[2].subject, after[2].ok) == ("virtual router ids", True)
+
+
+async def test_the_doctor_sees_a_stranger_with_our_router_id(pair: Pair, network: Network, tmp_path: Path) -> None:
+    a, _ = pair
+    await elected(pair, VIP)
+    stranger = tmp_path / "stranger.conf"
+    stranger.write_text(
+        "global_defs {\n vrrp_version 3\n}\nvrrp_instance theirs {\n interface eth0\n virtual_router_id 7\n"
+        " priority 50\n advert_int 0.1\n virtual_ipaddress {\n  198.51.100.7/32\n }\n}\n"
+    )
+    pids = (tmp_path / "stranger.pid", tmp_path / "stranger-vrrp.pid")
+    command = ("keepalived", "-n", "-P", "-f", stranger, "-p", pids[0], "-r", pids[1])
+    process = await asyncio.create_subprocess_exec(*network.command("client", *map(str, command)))
+    try:
+        async with asyncio.timeout(10):
+            while (await a.do(a.driver.examine))[2].ok:
+                await asyncio.sleep(0.05)
+        assert (await a.do(a.driver.examine))[2].detail == "used by somebody else, too: 7 on eth0"
+        assert a.state() is Vrrp.MASTER
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 async def test_figures(pair: Pair, network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

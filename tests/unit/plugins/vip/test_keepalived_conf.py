@@ -147,11 +147,11 @@ def test_an_advert_interval_fits_into_its_12_bits() -> None:
 
 def test_families_that_differ_are_not_put_together() -> None:
     wanted = routers([BOTH])
-    four = {"eth0:4": Dumped(Vrrp.MASTER, 29, frozenset())}
-    six = {"eth0:6": Dumped(Vrrp.MASTER, 29, frozenset())}
+    four = {"eth0:4": Dumped(Vrrp.MASTER, 29, 10, frozenset())}
+    six = {"eth0:6": Dumped(Vrrp.MASTER, 29, 10, frozenset())}
     assert apart({}, wanted) == frozenset()
     assert apart(four, wanted) == {"eth0"}
-    assert apart(four | {"eth0:6": Dumped(Vrrp.BACKUP, 29, frozenset())}, wanted) == {"eth0"}
+    assert apart(four | {"eth0:6": Dumped(Vrrp.BACKUP, 29, 10, frozenset())}, wanted) == {"eth0"}
     assert apart(four | six, wanted) == frozenset()
     assert apart(four, wanted[:1]) == frozenset()
     assert "vrrp_sync_group" not in render(wanted, FIFO, WEIGHTS, {"eth0"})
@@ -195,7 +195,10 @@ def test_nonsense_is_no_news(line: str) -> None:
 
 def row(name: str, state: int, *addresses: str) -> dict[str, object]:
     """As keepalived 2.2.7 writes it, shortened."""
-    return {"data": {"iname": name, "vrid": 29, "state": state, "evips": list(addresses)}, "stats": {}}
+    return {
+        "data": {"iname": name, "vrid": 29, "state": state, "adver_int": 0.1, "evips": list(addresses)},
+        "stats": {"advert_rcvd": 3, "addr_list_err": 0},
+    }
 
 
 def test_a_dump_is_compared_with_what_was_wanted() -> None:
