@@ -48,6 +48,8 @@ class VrrpInstance:
     router_id: int  # 1..255, the same on both controllers
     priority: int  # 1..254, the higher wins an open election; a MASTER is never preempted
     advert_ms: int
+    own: tuple[str, ...] = ()  # addresses that do not move, this controller's on the interface; with prefix length
+    others: tuple[str, ...] = ()  # and the other controller's. Both known: adverts go between them; else by multicast
 
 
 class Interfaces(Protocol):
@@ -78,6 +80,12 @@ class VirtualIps(Protocol):
 
 class Firewall(Protocol):
     """Keeps traffic to virtual addresses out until the controller is fit to serve it. It outlives middlewared."""
+
+    async def configure(self, addresses: Sequence[str]) -> None:
+        """The virtual addresses ("192.0.2.10/24") that it guards from now on, before they can appear here.
+
+        Neither blocks nor allows; but where nothing was guarded before, it begins with blocking.
+        """
 
     async def block(self) -> None: ...
 

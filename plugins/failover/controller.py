@@ -124,10 +124,12 @@ class FailoverController:
     async def _configure_until_done(self, instances: tuple[VrrpInstance, ...]) -> None:
         while self._instances is instances:
             try:
+                # The filter first: an address must not appear before it is guarded.
+                await self._ports.firewall.configure([one for item in instances for one in item.addresses])
                 await self._ports.virtual_ips.configure(instances)
                 return
             except PortError as error:
-                log.warning("the VRRP speaker cannot be configured: %s", error)
+                log.warning("the virtual addresses cannot be configured: %s", error)
                 await asyncio.sleep(_SPEAKER_RETRY_S)
 
     async def _discover(self) -> None:

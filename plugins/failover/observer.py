@@ -3,9 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from middlewared.invariants import invariant
 from middlewared.plugins.failover.facts import Facts, InterfaceFacts, PoolFacts
 from middlewared.plugins.failover.state import Phase, State
 from middlewared.ports import Pool, PortError, Ports, VrrpInstance
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 _PRIORITY_LEADING = 254
 _PRIORITY = {"A": 240, "B": 238}
 _ADVERT_MS_MIN = 100
+_ROUTER_IDS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class InterfaceConfig:
     critical: bool
     group: int | None
     virtual_addresses: tuple[str, ...]
+    # By node letter, those that do not move; adverts go between them. They must come from the store, which is the same
+    # on both controllers: one that sends by unicast and one that listens to multicast do not hear each other.
+    own_addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +74,34 @@ def vrrp_instances(config: PairConfig, node: str, *, leading: bool) -> tuple[Vrr
     """One virtual router per interface that has virtual addresses; the same numbers on both controllers."""
     priority = _PRIORITY_LEADING if leading else _PRIORITY[node]
     advert_ms = max(_ADVERT_MS_MIN, config.timeout_s * 1000 // 3)  # three missed adverts are a death
+    wanted = [interface for interface in config.interfaces if interface.virtual_addresses]
+    router_ids = _router_ids([interface.name for interface in wanted])
     return tuple(
-        VrrpInstance(interface.name, interface.virtual_addresses, router_id, priority, advert_ms)
-        for router_id, interface in enumerate(config.interfaces, start=1)
-        if interface.virtual_addresses
+        VrrpInstance(
+            interface.name,
+            interface.virtual_addresses,
+            router_ids[interface.name],
+            priority,
+            advert_ms,
+            own=interface.own_addresses.get(node, ()),
+            others=interface.own_addresses.get("B" if node == "A" else "A", ()),
+        )
+        for interface in wanted
     )
+
+
+def _router_ids(names: Sequence[str]) -> dict[str, int]:
+    """A virtual router id for each interface, made of its name: an interface that is added later renumbers no other
+    one (but for the rare clash, where the next number that is free is taken), so that no address moves for it.
+    """
+    invariant(len(names) <= _ROUTER_IDS, "there are more interfaces with virtual addresses than virtual router ids")
+    taken: dict[int, str] = {}
+    for name in names:
+        router_id = zlib.crc32(name.encode()) % _ROUTER_IDS + 1
+        while router_id in taken:
+            router_id = router_id % _ROUTER_IDS + 1
+        taken[router_id] = name
+    return {name: router_id for router_id, name in taken.items()}
 
 
 class Observer:
