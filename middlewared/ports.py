@@ -120,6 +120,18 @@ class Pool:
     allocated_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset of an imported pool that has a key of its own, or should be mounted and is not."""
+
+    name: str  # "tank/secret"
+    has_key: bool  # an encryption root: what is below it opens with its key
+    locked: bool  # the kernel does not have the key
+    unmounted: bool  # it should be mounted, could be, and is not
+    key_format: str = ""  # passphrase, hex, raw; empty without a key of its own
+    key_location: str = ""  # "prompt", "file:///…"
+
+
 class Disks(Protocol):
     def disks(self) -> Sequence[Disk]: ...
 
@@ -138,9 +150,25 @@ class Pools(Protocol):
         """Why the pool could not be imported here now, a sentence; empty when it could. Only reads the disks."""
 
     async def import_pool(self, guid: str) -> None:
-        """Import, by force: the fence already excludes every other writer. The caller sets the deadline."""
+        """Import, by force: the fence already excludes every other writer. The caller sets the deadline.
+
+        Also opens the encrypted datasets that it has keys of, and mounts. What stays locked or unmounted does not make
+        the import fail: `datasets` tells.
+        """
 
     async def export_pool(self, guid: str) -> None: ...
+
+    async def datasets(self) -> Sequence[Dataset]:
+        """Of all imported pools. Raises PortError."""
+
+    async def unlock(self, dataset: str, key: str) -> None:
+        """Load the key of an encryption root and mount what it opens; if it is open, check the key.
+
+        Raises PortError; the message never holds the key.
+        """
+
+    def hold_keys(self, keys: Mapping[str, str]) -> None:
+        """Keys by dataset for `import_pool`, in place of those held before. They are kept in memory only."""
 
     def on_change(self, listener: Listener) -> None: ...
 

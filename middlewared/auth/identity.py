@@ -25,6 +25,7 @@ ROLES: Mapping[str, str] = {
     "NETWORK_INTERFACE_READ": "See network interfaces",
     "NETWORK_INTERFACE_WRITE": "Configure network interfaces",
     "POOL_READ": "See pools",
+    "POOL_WRITE": "Unlock encrypted datasets",
     "SERVICE_READ": "See services",
     "SERVICE_WRITE": "Configure, start and stop services",
     "SYSTEM_AUDIT_READ": "See the audit log",

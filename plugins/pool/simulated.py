@@ -1,9 +1,9 @@
 """Pools on the lab's shelf, as this controller's simulated kernel has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from middlewared.machine import SimulatedMachine
-from middlewared.ports import Listener, Pool, Pools
+from middlewared.ports import Dataset, Listener, Pool, Pools, PortError
 
 _TIMEOUT_MS = 3_600_000  # the caller sets the real deadline; this one bounds what it forgot
 
@@ -34,6 +34,14 @@ class SimulatedPools(Pools):
 
     async def export_pool(self, guid: str) -> None:
         await self._machine.call("pool_export", timeout_ms=_TIMEOUT_MS, guid=guid)
+
+    async def datasets(self) -> Sequence[Dataset]:
+        return ()
+
+    async def unlock(self, dataset: str, key: str) -> None:
+        raise PortError(f"{dataset}: the lab's pool has no encrypted datasets")
+
+    def hold_keys(self, keys: Mapping[str, str]) -> None: ...
 
     def on_change(self, listener: Listener) -> None:
         self._machine.on_change("pools", listener)

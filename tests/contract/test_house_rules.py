@@ -29,6 +29,8 @@ PURE = [
     "plugins/fencing/rehearsal.py",
     "plugins/fencing/scsi_pr.py",
     "plugins/interface/config.py",
+    "plugins/pool/keys.py",
+    "plugins/pool/listing.py",
     "middlewared/auth/scram.py",
     "middlewared/errors.py",
     "middlewared/extjson.py",
