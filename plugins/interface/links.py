@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from middlewared.ports import LinkConfig
 
-VIRTUAL_KINDS = ("BRIDGE", "LINK_AGGREGATION", "VLAN")
 MTU_DEFAULT = 1500
+_DESCRIPTION_BYTES_MAX = 255  # IFALIASZ less its terminating zero
 
 Addresses = tuple[str, ...]
 
@@ -134,17 +134,18 @@ def on_node(links: Links, node: str, originals: Sequence[LinkConfig]) -> list[Li
 
 
 def _virtual(link: PairLink, node: str) -> LinkConfig:
+    """What has no meaning under a protocol gets its default, so that it never differs from what the kernel shows."""
     return LinkConfig(
         name=link.name,
         kind=link.kind,
         mtu=link.mtu or MTU_DEFAULT,
-        description=link.description,
+        description=link.description.encode()[:_DESCRIPTION_BYTES_MAX].decode(errors="ignore"),
         addresses=link.own.get(node) or (),
         ports=tuple(sorted(link.ports)),
         stp=link.stp,
         protocol=link.protocol,
-        xmit_hash=link.xmit_hash,
-        lacp_rate=link.lacp_rate,
+        xmit_hash=link.xmit_hash if link.protocol in ("LACP", "LOADBALANCE") else "LAYER2",
+        lacp_rate=link.lacp_rate if link.protocol == "LACP" else "SLOW",
         parent=link.parent,
         tag=link.tag,
         pcp=link.pcp,

@@ -152,6 +152,7 @@ class _Planner:
         self._owned = {link.name for link in owned if link.kind in CREATED}
         self._owned_ports = {(link.name, port) for link in owned for port in link.ports}
         self._owned_addresses = {(link.name, address) for link in owned for address in link.addresses}
+        self._left: set[str] = set()  # were ports of an aggregation, and have the MTU that they had before it again
         self._changes: list[Change] = []
 
     def run(self) -> tuple[Change, ...]:
@@ -250,16 +251,16 @@ class _Planner:
 
     def _set_mtu(self, name: str) -> None:
         if not self._is_aggregated(name):  # an aggregation gives its ports its own
-            self._set(name, "mtu", self._wanted[name].mtu)
+            self._set(name, "mtu", self._wanted[name].mtu, unknown=name in self._left)
 
     def _is_aggregated(self, name: str) -> bool:
         return any(link.kind == "LINK_AGGREGATION" and name in link.ports for link in self._wanted.values())
 
     # ------------------------------------------------------------------------------------------ the list
 
-    def _set(self, name: str, attribute: str, value: Any) -> None:
+    def _set(self, name: str, attribute: str, value: Any, *, unknown: bool = False) -> None:
         before = getattr(self._now[name], attribute)
-        if before != value:
+        if before != value or unknown:
             self._do(Set(name, self._now[name].kind, attribute, before, value))
 
     def _do(self, change: Change) -> None:
@@ -278,6 +279,7 @@ class _Planner:
                 now[master] = replace(now[master], ports=tuple(item for item in now[master].ports if item != port))
                 if kind == "LINK_AGGREGATION" and port in now:
                     now[port] = replace(now[port], up=False)
+                    self._left.add(port)
             case Set(name, _, attribute, _, after):
                 now[name] = replace(now[name], **{attribute: after})
             case AddAddress(name, address):
