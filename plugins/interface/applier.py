@@ -30,10 +30,17 @@ _ALERT_FAILED = "interface.apply"
 class Applier:
     """One controller's. `settle` may be called by anybody, at any time; one runs at a time."""
 
-    def __init__(self, context: Context, *, wall_s: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        context: Context,
+        *,
+        wall_s: Callable[[], float] = time.time,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._context = context
         self._node = context.settings.node
         self._wall_s = wall_s
+        self._clock_s = clock_s
         self._file = RecordFile(Path(context.settings.state_dir) / "interfaces.json")
         self._record: Record | None = None
         self._applied: list[LinkConfig] | None = None  # None: not known, look at the interfaces
@@ -41,9 +48,7 @@ class Applier:
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
-        self._due: tuple[int, float] | None = (
-            None  # the deadline, and when it is by the loop's clock, which no one sets
-        )
+        self._due: tuple[int, float] | None = None  # the deadline, and when it is by the clock that nobody sets
 
     async def start(self) -> None:
         """Follow the store from now on. What fails is an alert, never an error: the daemon has more to do."""
@@ -148,16 +153,16 @@ class Applier:
         return generations.read(self._context.store.query)
 
     def _left_s(self, now: Generations) -> float | None:
-        """Seconds until the deadline. It is taken over to the loop's clock when it is first seen, so that setting the
-        wall clock meanwhile neither hastens nor delays it."""
+        """Seconds until the deadline. It is put on the monotonic clock when it is first seen: setting the wall clock
+        meanwhile neither hastens nor delays it."""
         if now.deadline_ms is None:
             self._due = None
             return None
-        loop_s = asyncio.get_running_loop().time()
+        now_s = self._clock_s()
         if self._due is None or self._due[0] != now.deadline_ms:
             left_s = min(now.deadline_ms / 1000 - self._wall_s(), CHECKIN_TIMEOUT_S_MAX)
-            self._due = (now.deadline_ms, loop_s + left_s)
-        return self._due[1] - loop_s
+            self._due = (now.deadline_ms, now_s + left_s)
+        return self._due[1] - now_s
 
     def _tell_waiting(self, now: Generations, *, overdue: bool) -> None:
         alerts = self._context.alerts
@@ -180,7 +185,11 @@ class Applier:
             except TimeoutError:
                 again = True
             self._news.clear()
-            await self.settle(again=again)
+            try:
+                await self.settle(again=again)
+            except Exception:
+                log.exception("the interfaces do not follow the configuration")
+                await asyncio.sleep(_RETRY_S)
 
     def _pause_s(self) -> float | None:
         """How long nothing has to be done unless the store changes."""
