@@ -1,4 +1,4 @@
-"""Two controllers with simulated kernels, and a peer link that copies the store; time stands still unless it is moved."""
+"""Two controllers with simulated kernels, and a peer link that copies the store. Time passes when a test says so."""
 
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence

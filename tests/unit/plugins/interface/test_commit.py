@@ -157,7 +157,7 @@ async def test_what_the_kernel_refuses_changes_nothing_and_can_be_mended(alone: 
     before = await alone.machine.present()
     alone.machine.refuses = "add 203.0.113.1/24 to vlan20"
     await alone.call("interface.create", VLAN)
-    with pytest.raises(CallError, match="Nothing was changed.*add 203.0.113.1/24 to vlan20: refused") as caught:
+    with pytest.raises(CallError, match=r"Nothing was changed.*add 203\.0\.113\.1/24 to vlan20: refused") as caught:
         await alone.call("interface.commit")
     assert caught.value.errno == errno.EIO
     assert await alone.machine.present() == before
