@@ -36,7 +36,30 @@ class Nic:
     link_up: bool
     mac: str
     addresses: tuple[str, ...] = ()  # "192.0.2.1/24"; virtual ones included while they are here
-    kind: str = "PHYSICAL"
+    kind: str = "PHYSICAL"  # of LINK_KINDS
+
+
+LINK_KINDS = ("PHYSICAL", "BRIDGE", "LINK_AGGREGATION", "VLAN")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkConfig:
+    """What can be configured of one interface of this controller: as it is to be, or as the kernel has it now."""
+
+    name: str
+    kind: str = "PHYSICAL"  # of LINK_KINDS; present ones may be of other kinds ("VETH"), which are never changed
+    up: bool = True
+    mtu: int = 1500  # bytes
+    description: str = ""
+    addresses: tuple[str, ...] = ()  # this controller's own, "192.0.2.1/24"; never those that others put there
+    ports: tuple[str, ...] = ()  # BRIDGE, LINK_AGGREGATION: the interfaces below it, sorted
+    stp: bool = True  # BRIDGE: spanning tree (IEEE 802.1D)
+    protocol: str = ""  # LINK_AGGREGATION: LACP (IEEE 802.1AX), FAILOVER, LOADBALANCE, ROUNDROBIN
+    xmit_hash: str = "LAYER2"  # LINK_AGGREGATION: LAYER2, LAYER2+3, LAYER3+4
+    lacp_rate: str = "SLOW"  # LINK_AGGREGATION: SLOW, FAST
+    parent: str = ""  # VLAN: the interface below it
+    tag: int = 0  # VLAN: identifier, 1..4094 (IEEE 802.1Q)
+    pcp: int = 0  # VLAN: priority of what is sent, 0..7
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +76,27 @@ class VrrpInstance:
 
 
 class Interfaces(Protocol):
-    """Network interfaces, event-driven."""
+    """Network interfaces, event-driven; and their configuration, which `apply` alone changes."""
 
     def nics(self) -> Sequence[Nic]: ...
 
     def heartbeat(self) -> Nic | None:
         """The interface of the point-to-point link to the other controller; None when it does not exist."""
+
+    async def present(self) -> Sequence[LinkConfig]:
+        """Every interface as it is now, loopback left out. Raises PortError.
+
+        Addresses that others keep are not among `addresses`: the VRRP speaker's, DHCP's, SLAAC's, IPv6 link-local ones.
+        """
+
+    async def apply(self, wanted: Sequence[LinkConfig], owned: Sequence[LinkConfig]) -> None:
+        """Make these interfaces be as wanted, all or nothing: on an error what was before is restored, and PortError
+        says what failed.
+
+        `owned`: everything that earlier calls may have put there, one interface perhaps several times. Only what is in
+        it is taken away: interfaces, ports and addresses of others stay. Those of kind PHYSICAL that are not in this
+        controller, and what is built on them, are passed over.
+        """
 
     def on_change(self, listener: Listener) -> None: ...
 

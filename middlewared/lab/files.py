@@ -120,9 +120,9 @@ def _fill(transaction: Transaction) -> None:
     virtual = [f"{VIRTUAL_ADDRESSES[0]}/{PREFIX_LENGTH}"]
     for name, critical, group, addresses in (("eth0", 1, 1, virtual), ("eth1", 0, None, [])):
         transaction.execute(
-            "INSERT INTO interface_config (name, critical, failover_group, description, aliases, virtual_aliases)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (name, critical, group, "", json.dumps([]), json.dumps(addresses)),
+            "INSERT INTO interface_config (name, critical, failover_group, description, virtual_aliases)"
+            " VALUES (?, ?, ?, ?, ?)",
+            (name, critical, group, "", json.dumps(addresses)),
         )
     for service in ("iscsi", "nfs"):
         transaction.execute(

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from middlewared.lab.blocks import BlockDevices
+from middlewared.lab.links import LinkError, Links
 from middlewared.lab.places import (
     HEARTBEAT_ADDRESS,
     HEARTBEAT_NIC,
@@ -72,6 +73,11 @@ class Kernel:
         self.firewall_allowed = False
         self.pool = SimulatedPool(node, disks, self.changed)
         self._services = Services(self.changed)
+        self._made = Links(
+            {nic: f"{address}/{PREFIX_LENGTH}" for nic, address in NIC_ADDRESS[node].items()},
+            {nic: _mac(nic, address) for nic, address in NIC_ADDRESS[node].items()},
+            self._link_up,
+        )
         self.speaker = Speaker(NIC_ADDRESS[node], outside.advert, self._network_changed)
 
     def power_on(self, pools: str, links: dict[str, bool], properties: dict[str, Any]) -> None:
@@ -119,6 +125,10 @@ class Kernel:
                 await self._service(args["name"], running=op == "service_start")
             case "disks":
                 return self.snapshot()["disks"]
+            case "links":
+                return self._made.rows(self.properties["nics"])
+            case "link_change":
+                self._change_link(args["what"], args["change"])
             case "reset":
                 self._outside.reset(args["reason"])
             case "reboot" | "shutdown":
@@ -185,6 +195,15 @@ class Kernel:
         except ServiceError as error:
             raise LineError("ENOENT", str(error)) from error
 
+    def _change_link(self, what: str, change: dict[str, Any]) -> None:
+        if self.properties["link_fails"] and what == "AddAddress":
+            raise LineError("EIO", f"no address can be added, as `lab set {self._node} link_fails` wanted")
+        try:
+            self._made.change(what, change)
+        except LinkError as error:
+            raise LineError("EIO", str(error)) from error
+        self.follow_links()
+
     async def _take_time(self, what: str) -> None:
         await self._while(f"{what}_hangs")
         await asyncio.sleep(self.properties[f"{what}_ms"] / 1000)
@@ -213,12 +232,9 @@ class Kernel:
 
     def snapshot(self) -> dict[str, Any]:
         """The whole state; its parts are what the drivers look at."""
-        fitted = self.properties["nics"]
         return {
-            "nics": [self._nic(nic, NIC_ADDRESS[self._node][nic], self.speaker.held(nic)) for nic in fitted],
-            "heartbeat": self._nic(HEARTBEAT_NIC, HEARTBEAT_ADDRESS[self._node], ())
-            if self.properties["heartbeat_nic"]
-            else None,
+            "nics": [self._nic(row) for row in self._made.rows(self.properties["nics"])],
+            "heartbeat": self._heartbeat() if self.properties["heartbeat_nic"] else None,
             "vrrp": {nic: str(state) for nic, state in self.speaker.states().items()},
             "firewall_allowed": self.firewall_allowed,
             "pools": self.pools(),
@@ -246,13 +262,17 @@ class Kernel:
             "booting": values["hold_boot"],
         }
 
-    def _nic(self, name: str, address: str, virtual: tuple[str, ...]) -> dict[str, Any]:
-        last = int(address.rsplit(".", 1)[1])
+    def _nic(self, link: dict[str, Any]) -> dict[str, Any]:
+        shown = {key: link[key] for key in ("name", "kind", "link_up", "mac")}
+        return shown | {"addresses": [*link["addresses"], *self.speaker.held(link["name"])]}
+
+    def _heartbeat(self) -> dict[str, Any]:
+        address = HEARTBEAT_ADDRESS[self._node]
         return {
-            "name": name,
-            "link_up": self._link_up(name),
-            "mac": f"02:00:00:00:{'20' if name == HEARTBEAT_NIC else '10'}:{last:02x}",
-            "addresses": [f"{address}/{PREFIX_LENGTH}", *virtual],
+            "name": HEARTBEAT_NIC,
+            "link_up": self._link_up(HEARTBEAT_NIC),
+            "mac": _mac(HEARTBEAT_NIC, address),
+            "addresses": [f"{address}/{PREFIX_LENGTH}"],
         }
 
     def _link_up(self, nic: str) -> bool:
@@ -277,8 +297,9 @@ class Kernel:
         """The carrier of each link, as the room says it is."""
         if links is not None:
             self._links = links
+        up = {row["name"]: row["link_up"] for row in self._made.rows(self.properties["nics"])}
         for nic in NIC_ADDRESS[self._node]:
-            self.speaker.link(nic, nic in self.properties["nics"] and self._link_up(nic))
+            self.speaker.link(nic, up.get(nic, False))
         self.changed()
 
     def follow_properties(self, properties: dict[str, Any]) -> None:
@@ -307,3 +328,7 @@ class Kernel:
         task = asyncio.create_task(work)
         self._working.add(task)
         task.add_done_callback(self._working.discard)
+
+
+def _mac(nic: str, address: str) -> str:
+    return f"02:00:00:00:{'20' if nic == HEARTBEAT_NIC else '10'}:{int(address.rsplit('.', 1)[1]):02x}"

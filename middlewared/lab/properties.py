@@ -70,6 +70,7 @@ PROPERTIES: dict[str, Property] = {
     "licensed": _flag(True, "yes|no", "whether it has a licence for failover"),
     "heartbeat_nic": _flag(True, "present|absent", "whether the heartbeat interface hb0 exists"),
     "nics": Property(list(LAN_NICS), _some_of(LAN_NICS, str.lower), "eth0,eth1", "LAN interfaces that are fitted"),
+    "link_fails": _flag(False, "yes|no", "no address can be added to an interface"),
     "reboot_reasons": Property(
         [], _some_of(tuple(REBOOT_REASONS), str.upper), "none|upgrade,fips,gposstig", "why it needs a reboot"
     ),

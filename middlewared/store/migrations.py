@@ -88,6 +88,19 @@ CREATE TABLE epoch (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+CREATE TABLE interface_links (
+    generation TEXT PRIMARY KEY CHECK (generation IN ('STAGED', 'COMMITTED', 'PREVIOUS')),
+    links TEXT NOT NULL,                         -- JSON list of objects (plugins/interface/links.py)
+    deadline_ms INTEGER                          -- of PREVIOUS: it holds again from then on, unless somebody checks in
+) STRICT;
+INSERT INTO interface_links (generation, links) VALUES ('COMMITTED', '[]');
+
+ALTER TABLE interface_config DROP COLUMN aliases;
+ALTER TABLE interface_config
+    ADD COLUMN own_aliases TEXT NOT NULL DEFAULT '{}';  -- JSON: what is COMMITTED as {"A": ["address/prefix"], "B": []}
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 SCHEMA_VERSION = len(MIGRATIONS)

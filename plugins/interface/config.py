@@ -3,7 +3,7 @@
 import errno
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +45,11 @@ def from_row(row: Mapping[str, Any]) -> InterfaceConfig:
     )
 
 
+def read_configs(select: Callable[[str], list[dict[str, Any]]]) -> dict[str, InterfaceConfig]:
+    """All rows, by name."""
+    return {row["name"]: from_row(row) for row in select(f"SELECT {COLUMNS} FROM interface_config ORDER BY name")}  # noqa: S608  a constant
+
+
 def changed(
     current: InterfaceConfig,
     data: Mapping[str, Any],
@@ -52,18 +57,25 @@ def changed(
     others: Sequence[InterfaceConfig],
     nics: Sequence[Nic],
     heartbeat: Nic | None,
+    own: Mapping[str, str],
 ) -> InterfaceConfig:
     """`current` with `data` (the method's argument) put in. Raises ValidationErrors with everything that is wrong.
 
     `others` are the other interfaces' configurations; `nics` and `heartbeat` are this controller's interfaces, whose
-    addresses a virtual one must not repeat.
+    addresses a virtual one must not repeat; no more than `own`: addresses that are configured for either controller
+    alone, without prefix length, and the interface of each.
     """
     problems: list[Problem] = []
     virtual = current.virtual_addresses
     if "failover_virtual_aliases" in data:
-        virtual = _virtual_addresses(data["failover_virtual_aliases"], problems)
+        virtual = parse_aliases(data["failover_virtual_aliases"], f"{PREFIX}.failover_virtual_aliases", problems)
         if not problems:
-            _check_free(virtual, current, others, [*nics, *([heartbeat] if heartbeat else [])], problems)
+            here = {
+                bare(address): nic.name
+                for nic in (*nics, *([heartbeat] if heartbeat else []))
+                for address in nic.addresses
+            }
+            _check_free(virtual, current, others, here, own, problems)
     wanted = replace(
         current,
         critical=data.get("failover_critical", current.critical),
@@ -86,12 +98,12 @@ def alias(address: str) -> dict[str, Any]:
     return {"type": kind, "address": str(parsed.ip), "netmask": parsed.network.prefixlen}
 
 
-def _virtual_addresses(aliases: Sequence[Mapping[str, Any]], problems: list[Problem]) -> tuple[str, ...]:
-    """The aliases in canonical form; what is wrong with one of them is added to `problems`."""
+def parse_aliases(aliases: Sequence[Mapping[str, Any]], field: str, problems: list[Problem]) -> tuple[str, ...]:
+    """The aliases in canonical form; what is wrong with one is added to `problems`, with its place in `field`."""
     found: list[str] = []
     seen: set[str] = set()
     for position, given in enumerate(aliases):
-        where = f"{PREFIX}.failover_virtual_aliases.{position}"
+        where = f"{field}.{position}"
         try:
             parsed = ipaddress.ip_interface(f"{given['address']}/{given['netmask']}")
         except ValueError:
@@ -125,19 +137,21 @@ def _check_free(
     virtual: Sequence[str],
     current: InterfaceConfig,
     others: Sequence[InterfaceConfig],
-    nics: Sequence[Nic],
+    here: Mapping[str, str],
+    own: Mapping[str, str],
     problems: list[Problem],
 ) -> None:
     """A virtual address belongs to one interface of the pair, and is not a controller's own."""
     taken = {bare(address): other.name for other in others for address in other.virtual_addresses}
     moving = {bare(address) for address in current.virtual_addresses} | taken.keys()
-    own = {bare(address): nic.name for nic in nics for address in nic.addresses}
     for position, address in enumerate(map(bare, virtual)):
         where = f"{PREFIX}.failover_virtual_aliases.{position}.address"
         if address in taken:
             problems.append((where, f"{address} is a virtual address of {taken[address]} already", errno.EEXIST))
-        elif address in own and address not in moving:  # a MASTER has its virtual addresses on its interfaces, too
-            problems.append((where, f"{address} is this controller's own address on {own[address]}", errno.EEXIST))
+        elif address in here and address not in moving:  # a MASTER has its virtual addresses on its interfaces, too
+            problems.append((where, f"{address} is this controller's own address on {here[address]}", errno.EEXIST))
+        elif address in own:
+            problems.append((where, f"{address} is a controller's own address on {own[address]}", errno.EEXIST))
 
 
 def bare(address: str) -> str:

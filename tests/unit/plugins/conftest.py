@@ -137,7 +137,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     ports = Ports(**(parts | {"fencing": FakeFence(machine), "services": FakeServices(machine)}))
     unused = cast(Any, None)
     context = Context(
-        settings=Settings(hostname="controller-a.example"),
+        settings=Settings(hostname="controller-a.example", state_dir=str(tmp_path)),
         ports=ports,
         store=store,
         bus=bus,
