@@ -52,8 +52,10 @@ class DirectSource:
 
     def __post_init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []
+        persists = self.shelf.target.aptpl
         self._all = {
-            disk.serial: Disk(disk.serial, (DirectTransport(self, disk.lun, disk.serial),)) for disk in self.shelf.disks
+            disk.serial: Disk(disk.serial, (DirectTransport(self, disk.lun, disk.serial),), persists)
+            for disk in self.shelf.disks
         }
         self._luns = {disk.serial: disk.lun for disk in self.shelf.disks}
 

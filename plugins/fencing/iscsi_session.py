@@ -192,9 +192,7 @@ class Session:
         if self.closed.is_set():
             raise TransportError(f"{self.portal}: {self.reason}")
         number, command = self._entry(_Command(asyncio.get_running_loop().create_future(), lun))
-        if self.library.task_management(
-            self._context, _address(lun), function, tag, sequence, self._callback, number
-        ):
+        if self.library.task_management(self._context, _address(lun), function, tag, sequence, self._callback, number):
             del self._under_way[number]
             raise TransportError(f"{self.portal}: {self.library.error(self._context)}")
         response: int = await self._answer(command, timeout_ms)

@@ -46,6 +46,7 @@ class ShelfSource:
     def __init__(self, socket: Path) -> None:
         self._client = LineClient(socket, self._on_event, self._on_lost)
         self._disks: dict[str, Disk] = {}
+        self._nexus: dict[str, int] = {}
         self._listeners: list[Callable[[], None]] = []
         self._lost = asyncio.Event()
         self._seen = asyncio.Event()
@@ -86,15 +87,22 @@ class ShelfSource:
                 wait_ms = min(wait_ms * 2, RETRY_MS_MAX)
 
     def _see(self, rows: list[dict[str, Any]]) -> None:
-        """Disks that were there before keep their objects: the keeper remembers by them what a path has registered."""
-        self._disks = {
-            row["serial"]: self._disks.get(row["serial"])
-            or Disk(row["serial"], (ShelfTransport(self._client, row["lun"], row["serial"]),))
-            for row in rows
-        }
+        """Disks that were there before keep their objects: the keeper remembers by them what a path has registered.
+
+        Unless the machine under us reaches them by another `nexus` than before (a session made anew).
+        """
+        self._disks = {row["serial"]: self._disk(row) for row in rows}
         self._seen.set()
         for listener in self._listeners:
             listener()
+
+    def _disk(self, row: dict[str, Any]) -> Disk:
+        serial, nexus = row["serial"], row.get("nexus", 0)
+        before = self._disks.get(serial)
+        if before is not None and self._nexus[serial] == nexus:
+            return before
+        self._nexus[serial] = nexus
+        return Disk(serial, (ShelfTransport(self._client, row["lun"], serial),), bool(row.get("persists")))
 
     def _on_event(self, event: str, data: Any) -> None:
         if event == "luns":
