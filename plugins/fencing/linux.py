@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from middlewared.blockdevices import BlockDevice, BlockDeviceWatch, Kind, scan
+from middlewared.blockdevices import BlockDevice, BlockDeviceWatch, Kind, boot_pool_members, scan
 from middlewared.plugins.fencing.logic import OURS_KIND
 from middlewared.plugins.fencing.nvme import NvmeTransport, namespace_of, open_nvme
 from middlewared.plugins.fencing.scsi import Status, explain
@@ -39,7 +39,7 @@ class LinuxDisks:
         root: Path = Path("/"),
         ioctl: Ioctl = linux_ioctl,
     ) -> None:
-        self._watch = watch or BlockDeviceWatch(root)
+        self._watch = watch or BlockDeviceWatch(root, ignored=exclude)
         self._exclude = frozenset(exclude)
         self._root = root
         self._ioctl = ioctl
@@ -77,14 +77,14 @@ class LinuxDisks:
 
     # ------------------------------------------------------------------------------------------ what there is
 
-    def _wanted(self, devices: Sequence[BlockDevice]) -> list[BlockDevice]:
-        return [device for device in devices if device.shared and device.serial not in self._exclude]
+    def _shared(self) -> list[BlockDevice]:
+        return [device for device in self._watch.devices if device.shared]
 
     def _update(self) -> None:
         """The devices have changed: open what is new, let go of what is gone."""
         before, self._paths = self._paths, {}
         unopened = False
-        for device in self._wanted(self._watch.devices):
+        for device in self._shared():
             for node in _nodes(device):
                 place = (device.serial, node)
                 path = before.get(place) or self._open(device, node)
@@ -130,7 +130,7 @@ class LinuxDisks:
 
     def _publish(self) -> None:
         disks = {}
-        for device in self._wanted(self._watch.devices):
+        for device in self._shared():
             paths = [self._paths[place] for node in _nodes(device) if (place := (device.serial, node)) in self._paths]
             disks[device.serial] = Disk(device.serial, tuple(paths), bool(paths) and all(one.persists for one in paths))
         self._disks = disks
@@ -142,10 +142,11 @@ class LinuxDisks:
     async def examine(self) -> Sequence[Finding]:
         """Which disks count as shared, and whether each can be reserved. Changes nothing; never raises."""
         try:
-            devices = await asyncio.to_thread(scan, self._root)
+            boot = await boot_pool_members(self._root)
+            devices = await asyncio.to_thread(scan, self._root, boot=boot, ignored=self._exclude)
         except (OSError, PortError) as error:
             return [Finding("shared disks", False, str(error), "mount sysfs on /sys")]
-        wanted = self._wanted(devices)
+        wanted = [device for device in devices if device.shared]
         if not wanted:
             remedy = "check the cables to the shelf, and fence.exclude"
             return [Finding("shared disks", False, "none is visible from here", remedy)]

@@ -65,7 +65,10 @@ class Watchdog:
     async def _pet(self, every_s: float) -> None:
         while True:
             if self._may_live():
-                os.write(self._fd, b"\0")
+                try:
+                    os.write(self._fd, b"\0")
+                except OSError as error:  # the next may be taken; if none is, the machine is reset, and this says why
+                    log.critical("the watchdog cannot be petted: %s", error.strerror)
             await asyncio.sleep(every_s)
 
     def _close(self, *, disarm: bool) -> None:
