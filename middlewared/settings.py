@@ -142,7 +142,7 @@ def _check(settings: Settings, where: str) -> None:
         (fence.alive_ms <= fence.lost_ms, "fence.lost_ms must not be less than fence.alive_ms"),
         (1 <= fence.sentinels <= 16, "fence.sentinels must be 1..16"),
         (
-            fence.watchdog_timeout_s * 1000 >= 4 * fence.lost_ms,
+            not fence.watchdog or fence.watchdog_timeout_s * 1000 >= 4 * fence.lost_ms,
             "fence.watchdog_timeout_s must be at least four times fence.lost_ms",
         ),
         (peer.heartbeat_ms * 3 <= peer.timeout_ms, "peer.timeout_ms must be at least three peer.heartbeat_ms"),
