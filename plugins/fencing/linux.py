@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from middlewared.blockdevices import BlockDevice, BlockDeviceWatch, Kind, boot_pool_members, scan
+from middlewared.plugins.fencing.ioctl import Ioctl, linux_ioctl
 from middlewared.plugins.fencing.logic import OURS_KIND
 from middlewared.plugins.fencing.nvme import NvmeTransport, namespace_of, open_nvme
 from middlewared.plugins.fencing.scsi import Status, explain
 from middlewared.plugins.fencing.scsi_pr import parse_capabilities, report_capabilities
-from middlewared.plugins.fencing.sgio import Ioctl, SgTransport, linux_ioctl, open_sg
+from middlewared.plugins.fencing.sgio import SgTransport, open_sg
 from middlewared.plugins.fencing.transport import Disk, TransportError, command, persists
 from middlewared.plugins.fencing.workers import Workers
 from middlewared.ports import Finding, PortError

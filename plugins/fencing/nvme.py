@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from middlewared.plugins.fencing import nvme_pr
+from middlewared.plugins.fencing.ioctl import Ioctl, linux_ioctl
 from middlewared.plugins.fencing.nvme_pr import CODE_MASK, Code, Command, Nvme, answer
 from middlewared.plugins.fencing.scsi import Opcode, Reply
-from middlewared.plugins.fencing.sgio import Ioctl, OpenNode, linux_ioctl
+from middlewared.plugins.fencing.sgio import OpenNode
 from middlewared.plugins.fencing.transport import TransportError
 from middlewared.plugins.fencing.workers import Lane, Workers
 

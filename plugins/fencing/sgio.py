@@ -5,7 +5,6 @@ takeover (shared/VMLAB.md, section 2).
 """
 
 import ctypes
-import fcntl
 import os
 import struct
 from collections.abc import Callable
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from middlewared.plugins.fencing import scsi
+from middlewared.plugins.fencing.ioctl import Ioctl, linux_ioctl
 from middlewared.plugins.fencing.scsi import SENSE_BYTES_MAX, Reply, Status
 from middlewared.plugins.fencing.transport import TransportError
 from middlewared.plugins.fencing.workers import Lane, Workers
 
 T = TypeVar("T")
-
-Ioctl = Callable[[int, int, bytearray], int]  # (file descriptor, request, the struct that the kernel changes)
 
 SG_IO = 0x2285
 SG_SCSI_RESET = 0x2284
@@ -51,12 +49,6 @@ _HOST_STATUS = {
 # have read in the device's own answer, which stands beside
 _HOST_COMMENTS = (0x00, 0x10, 0x11, 0x12, 0x13)
 _DRIVER_MASK, _DRIVER_SENSE = 0x0F, 0x08
-
-
-def linux_ioctl(fd: int, request: int, buffer: bytearray) -> int:
-    """fcntl.ioctl, with the interpreter's lock given up meanwhile."""
-    answer: int = fcntl.ioctl(fd, request, buffer, True)
-    return answer
 
 
 @dataclass(frozen=True, slots=True)

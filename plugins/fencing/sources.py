@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from middlewared.plugins.fencing.transport import DiskSource
+from middlewared.plugins.fencing.transport import DiskSource, RealSource
 from middlewared.settings import Settings, SettingsError
 
 
@@ -13,13 +13,18 @@ def in_lab(settings: Settings) -> bool:
 
 def source_of(settings: Settings) -> DiskSource:
     """Raises SettingsError."""
-    fence = settings.fence
-    if fence.shelf:
+    if settings.fence.shelf:
         from middlewared.plugins.fencing.simulated import ShelfSource
 
-        return ShelfSource(Path(fence.shelf))
+        return ShelfSource(Path(settings.fence.shelf))
     if settings.drivers == "simulated":
         raise SettingsError("drivers = simulated needs fence.shelf, the socket of the simulated disks")
+    return real_source_of(settings)
+
+
+def real_source_of(settings: Settings) -> RealSource:
+    """The disks of a machine that is no lab's. Raises SettingsError."""
+    fence = settings.fence
     if fence.iscsi:
         from middlewared.plugins.fencing.iscsi import IscsiSource
 

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from middlewared.plugins.fencing.sgio import Ioctl, linux_ioctl
+from middlewared.plugins.fencing.ioctl import Ioctl, linux_ioctl
 from middlewared.ports import Finding, PortError
 
 log = logging.getLogger(__name__)
