@@ -7,7 +7,7 @@ PortError with a sentence for a human when the machine refuses or does not answe
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 Listener = Callable[[], None]  # "something changed, look again": never carries the news itself
 
@@ -271,6 +271,9 @@ class Fencing(Protocol):
 
     async def rehearse(self) -> FenceRehearsal:
         """Read keys and reservation of every known disk once; never writes. Raises PortError."""
+
+    async def run_info(self) -> Mapping[str, Any]:
+        """The keeper's own view, for an administrator, as `failover.fenced.run_info` shows it. Raises PortError."""
 
     async def release(self) -> None:
         """Give the reservations and registrations up. Only ever after the pools are seen exported."""

@@ -53,7 +53,13 @@ class FenceSettings:
     alive_ms: int = 150
     lost_ms: int = 1000  # a holder that cannot see its reservations for so long resets itself
     sentinels: int = 4
-    shelf: str = ""  # simulated drivers: the socket through which this controller reaches the simulated disks
+    shelf: str = ""  # in a lab: the socket through which this controller reaches the disks; resets are the lab's, too
+    exclude: tuple[str, ...] = ()  # serials of disks that are not shared, and are left alone
+    iscsi: tuple[str, ...] = ()  # "192.0.2.1:3260/iqn.2026-11.org.example:shelf": the disks behind these, by libiscsi
+    initiator: str = ""  # our name there; empty: made of the node letter
+    watchdog: str = ""  # the hardware watchdog: "/dev/watchdog0"; empty: none
+    watchdog_timeout_s: int = 10  # it resets the machine when the keeper was silent for so long
+    realtime: bool = True  # real drivers: locked into memory, scheduled before all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,10 @@ def _check(settings: Settings, where: str) -> None:
         (fence.heartbeat_ms * 3 <= fence.alive_ms, "fence.alive_ms must be at least three fence.heartbeat_ms"),
         (fence.alive_ms <= fence.lost_ms, "fence.lost_ms must not be less than fence.alive_ms"),
         (1 <= fence.sentinels <= 16, "fence.sentinels must be 1..16"),
+        (
+            not fence.watchdog or fence.watchdog_timeout_s * 1000 >= 4 * fence.lost_ms,
+            "fence.watchdog_timeout_s must be at least four times fence.lost_ms",
+        ),
         (peer.heartbeat_ms * 3 <= peer.timeout_ms, "peer.timeout_ms must be at least three peer.heartbeat_ms"),
         (not api.listen_tls or api.certificate != "", "api.listen_tls needs api.certificate"),
         (api.connections_max >= 16, "api.connections_max must be at least 16"),

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from middlewared.lab.shelf import Shelf
 from middlewared.plugins.fencing.scsi import Reply
@@ -16,17 +16,18 @@ class DirectTransport:
     source: "DirectSource"
     lun: int
     serial: str
+    nexus: str  # as whom the shelf knows it
 
     async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
         await self._pass(timeout_ms)
-        status, sense, answer = self.source.shelf.execute(self.source.node, self.lun, cdb, data)
+        status, sense, answer = self.source.shelf.execute(self.nexus, self.lun, cdb, data)
         self.source.commands += 1
         await asyncio.sleep(self.source.latency_ms / 2000)
         return Reply(status, sense, answer)
 
     async def lun_reset(self, timeout_ms: int) -> None:
         await self._pass(timeout_ms)
-        self.source.shelf.lun_reset(self.source.node, self.lun)
+        self.source.shelf.lun_reset(self.nexus, self.lun)
 
     async def _pass(self, timeout_ms: int) -> None:
         """The way to the disk, which may be long, or nowhere."""
@@ -52,10 +53,9 @@ class DirectSource:
 
     def __post_init__(self) -> None:
         self._listeners: list[Callable[[], None]] = []
-        self._all = {
-            disk.serial: Disk(disk.serial, (DirectTransport(self, disk.lun, disk.serial),)) for disk in self.shelf.disks
-        }
+        self._all = {disk.serial: Disk(disk.serial, (), self.shelf.target.aptpl) for disk in self.shelf.disks}
         self._luns = {disk.serial: disk.lun for disk in self.shelf.disks}
+        self.add_path(self.node)
 
     async def start(self) -> None: ...
 
@@ -74,6 +74,18 @@ class DirectSource:
     def push(self, lun: int) -> None:
         self.pulled.discard(lun)
         self._changed()
+
+    def add_path(self, nexus: str) -> None:
+        """A cable more to the same shelf, which takes it for another initiator."""
+        for serial, disk in self._all.items():
+            path = DirectTransport(self, self._luns[serial], serial, nexus)
+            self._all[serial] = replace(disk, paths=(*disk.paths, path))
+        self._changed()
+
+    def renew(self, nexus: str) -> None:
+        """The sessions were made anew, and are another initiator's to the shelf."""
+        self._all = {serial: replace(disk, paths=()) for serial, disk in self._all.items()}
+        self.add_path(nexus)
 
     def _changed(self) -> None:
         for listener in self._listeners:

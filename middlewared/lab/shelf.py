@@ -74,7 +74,7 @@ class Shelf:
     ) -> None:
         self.log = log or WriteLog()
         self.initiators = tuple(initiators)
-        self._target = target
+        self.target = target
         self._now_ms = now_ms
         self._units = {disk.lun: self._unit(disk) for disk in disks}
 
@@ -83,7 +83,7 @@ class Shelf:
         return _Unit(
             disk,
             Reservations(
-                self._target,
+                self.target,
                 notify=lambda initiator, sense: self._notify(lun, initiator, sense),
                 abort=lambda initiators: self._abort(lun, initiators),
             ),
@@ -198,8 +198,8 @@ class Shelf:
         unit = self._units[lun]
         self._abort(lun, None)
         for other in self._known(unit):
-            if other != initiator or self._target.lun_reset == scsi.POWER_ON_OR_RESET:
-                self._notify(lun, other, self._target.lun_reset)
+            if other != initiator or self.target.lun_reset == scsi.POWER_ON_OR_RESET:
+                self._notify(lun, other, self.target.lun_reset)
 
     def restart(self) -> None:
         """The target restarts: queued commands are lost, and so are reservations that were not told to persist."""

@@ -3,11 +3,24 @@
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from middlewared.lines import LineClient, LineError, LineLost
-from middlewared.ports import DiskRehearsal, FenceCode, FenceRehearsal, FenceResult, FenceState, Listener, PortError
+from middlewared.plugins.fencing import watchdog
+from middlewared.plugins.fencing.sources import in_lab, real_source_of
+from middlewared.ports import (
+    DiskRehearsal,
+    FenceCode,
+    FenceRehearsal,
+    FenceResult,
+    FenceState,
+    Finding,
+    Listener,
+    PortError,
+)
+from middlewared.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +36,10 @@ LOOK_MS = 500  # between questions to a keeper that says nothing: one that hangs
 class FencedDriver:
     """Follows the keeper's state by its events; reconnects for ever, the wait between tries growing to RETRY_MS_MAX."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, settings: Settings | None = None) -> None:
+        """`settings`: this controller's, for `examine` to know which disks and which watchdog are meant."""
+        self._socket = socket
+        self._settings = settings
         self._client = LineClient(socket, self._on_event, self._on_lost)
         self._state = FenceState()
         self._listeners: list[Listener] = []
@@ -93,6 +109,30 @@ class FencedDriver:
         """The keeper's own view, for an administrator. Raises PortError."""
         info = await self._call("run_info", STATE_MS_MAX)
         return dict(info)
+
+    async def examine(self) -> Sequence[Finding]:
+        """Whether the keeper answers; then the disks and the watchdog that the settings mean (ports.Driver)."""
+        found = [await self._examine_keeper()]
+        if self._settings is None or in_lab(self._settings):
+            return found
+        try:
+            found += await real_source_of(self._settings).examine()
+        except SettingsError as error:
+            found.append(Finding("shared disks", False, str(error), "correct the settings file"))
+        return [*found, watchdog.examine(self._settings.fence.watchdog)]
+
+    async def _examine_keeper(self) -> Finding:
+        """By a connection of its own, so that it works before `start`."""
+        client = LineClient(self._socket)
+        try:
+            await client.connect()
+            info = await client.call("run_info", STATE_MS_MAX)
+        except LineError as error:
+            return Finding("fenced", False, f"does not answer: {error.message}", "systemctl status fenced")
+        finally:
+            await client.close()
+        held = "holds the disks" if info["held"] else "holds nothing"
+        return Finding("fenced", True, f"runs (process {info['pid']}), and {held}")
 
     async def _call(self, op: str, timeout_ms: int, **args: Any) -> Any:
         try:

@@ -324,6 +324,14 @@ class Guard:
     def _peer_moving(self) -> bool:
         return not self._holder.active and self._watch.status(self._pulse.now_ms()) is Peer.MOVING
 
+    def trustworthy(self) -> bool:
+        """What the hardware watchdog may be told: nothing is held, or what is held was proven not long ago."""
+        if self._dead or not self._proven.is_set():
+            return False
+        oldest_ms = self._pulse.now_ms() - 2 * self._settings.lost_ms
+        verified = self._holder.verified_ms().values()
+        return not self._holder.active or 2 * sum(at_ms < oldest_ms for at_ms in verified) <= len(verified)
+
     def run_info(self) -> dict[str, Any]:
         """Everything an administrator may want to see, for `failover.fenced.run_info`."""
         now_ms = self._pulse.now_ms()

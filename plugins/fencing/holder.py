@@ -11,20 +11,20 @@ from middlewared.plugins.fencing.logic import Finding, Reading
 from middlewared.plugins.fencing.pulse import Pulse
 from middlewared.plugins.fencing.scsi import Status
 from middlewared.plugins.fencing.scsi_pr import generation_of, make_key, next_generation
-from middlewared.plugins.fencing.takeover import each, take
+from middlewared.plugins.fencing.takeover import each, register, take
 from middlewared.plugins.fencing.transport import (
     Disk,
     DiskRefused,
     DiskSource,
     Transport,
     TransportError,
-    command,
     read,
 )
 from middlewared.settings import FenceSettings
 
 UNPROVEN_MS = float("-inf")
 POSSIBLE_KEYS_MAX = 4  # of one path, while the outcome of a command on it is unknown
+NEW_PATHS_MAX = 64  # disks with a path that we have not registered yet: so many are looked after in one beat
 
 
 @dataclass(slots=True)
@@ -58,6 +58,7 @@ class Holder:
         self._joined = joined
         self._held: dict[str, _Held] = {}
         self._registered: dict[Transport, tuple[int, ...]] = {}  # keys that a path may have, likeliest first
+        self._confirmed: set[Transport] = set()  # paths that are known to be registered
         self._retry_ms: dict[str, float] = {}  # disks that we failed to join
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,12 +92,14 @@ class Holder:
         self._registered = {
             path: (make_key(self._host_id, floor),) for held in self._held.values() for path in held.disk.paths
         }
+        self._confirmed = {held.disk.paths[0] for held in self._held.values() if len(held.disk.paths) == 1}
         self.failed = dict(failed)
         self._retry_ms = dict.fromkeys(failed, now_ms + self._settings.lost_ms)
 
     def adopt(self, floor: int, disks: Iterable[Disk]) -> None:
         """Go on with what an earlier process took; nothing is believed before `prove`."""
         self.begin(floor, disks, {})
+        self._confirmed.clear()  # where this process is the initiator, its sessions are new to the target
         self.disbelieve()
 
     async def end(self) -> None:
@@ -105,6 +108,7 @@ class Holder:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._held.clear()
         self._registered.clear()
+        self._confirmed.clear()
         self.failed.clear()
 
     async def stop(self) -> None:
@@ -165,7 +169,10 @@ class Holder:
         if beats & self._busy:
             self._sweep()  # a sentinel took longer than a beat
         checks = self._next(sorted(here), logic.checks_a_beat(len(self._held), settings.heartbeat_ms, settings.lost_ms))
-        for serial in sorted(beats | checks):
+        new = itertools.islice(
+            (serial for serial in here if not self._all_confirmed(self._held[serial])), NEW_PATHS_MAX
+        )
+        for serial in sorted(beats | checks | set(new)):
             self._spawn(serial, self._tend(self._held[serial], serial in beats, serial in checks))
         for serial, disk in visible.items():
             if serial not in self._held and self._retry_ms.get(serial, 0) <= now_ms:
@@ -175,10 +182,16 @@ class Holder:
         """The visible disks; those that we hold may have come back by another path."""
         visible, now_ms = self._source.disks(), self._pulse.now_ms()
         for serial, held in self._held.items():
-            held.disk = visible.get(serial, held.disk)
+            held.disk, before = visible.get(serial, held.disk), held.disk
+            for gone in () if held.disk is before else set(before.paths) - set(held.disk.paths):
+                self._registered.pop(gone, None)
+                self._confirmed.discard(gone)
             if serial not in visible and held.waiting_ms is None:
                 held.waiting_ms = now_ms
         return visible
+
+    def _all_confirmed(self, held: _Held) -> bool:
+        return self._confirmed.issuperset(held.disk.paths)
 
     def _next(self, serials: list[str], count: int) -> set[str]:
         """The next ones in turn."""
@@ -207,25 +220,30 @@ class Holder:
         if held.waiting_ms is None:
             held.waiting_ms = self._pulse.now_ms()
         try:
-            sound = not beat or await self._beat(held, lapses)
-            if check or not sound:
-                await self._examine(held, lapses)
+            sound = (not beat and self._all_confirmed(held)) or await self._beat(held, lapses, shown=beat)
+            reading = await self._examine(held, lapses) if check or not sound else None
+            if reading is not None and not sound:
+                await self._admit(held, reading, lapses, shown=beat)
             self.failed.pop(serial, None)
         except (TransportError, DiskRefused) as error:
             self.failed[serial] = str(error)
             self._sweep()
 
-    async def _beat(self, held: _Held, lapses: int) -> bool:
+    async def _beat(self, held: _Held, lapses: int, *, shown: bool) -> bool:
         """Show life: our key with a new generation, on every path. False: a path is not registered as we thought.
 
         Never REGISTER AND IGNORE EXISTING KEY here: after being preempted that would let us back in to write.
+        `shown`: on this disk we do so at every heartbeat. Each registration says anew whether it shall outlive the
+        power (APTPL), and what does is written to the disk's own memory: not twenty times a second for years.
         """
         new, paths = make_key(self._host_id, self.generation), held.disk.paths
+        aptpl = held.disk.persists and not shown
         answers: Sequence[bool | BaseException]
         if len(paths) == 1:  # the common case, without tasks
-            answers = [await self._beat_path(paths[0], new)]
+            answers = [await self._beat_path(paths[0], new, aptpl)]
         else:
-            answers = await asyncio.gather(*(self._beat_path(path, new) for path in paths), return_exceptions=True)
+            beats = (self._beat_path(path, new, aptpl) for path in paths)
+            answers = await asyncio.gather(*beats, return_exceptions=True)
         lost = [answer for answer in answers if isinstance(answer, BaseException)]
         for error in lost:
             if not isinstance(error, TransportError) or len(lost) == len(answers):
@@ -236,17 +254,19 @@ class Holder:
             held.verified_ms, held.waiting_ms = self._pulse.now_ms(), None
         return True
 
-    async def _beat_path(self, path: Transport, new: int) -> bool:
+    async def _beat_path(self, path: Transport, new: int, aptpl: bool) -> bool:
         known = self._registered.get(path, ())
         for old in known:
             try:
-                reply = await command(path, *scsi_pr.register(old, new), timeout_ms=self.timeout_ms)
+                reply = await register(path, scsi_pr.register, old, new, aptpl=aptpl, timeout_ms=self.timeout_ms)
             except TransportError:
                 self._registered[path] = (*known, new)[-POSSIBLE_KEYS_MAX:]
                 raise
             if reply.status == Status.GOOD:
                 self._registered[path] = (new,)
+                self._confirmed.add(path)
                 return True
+        self._confirmed.discard(path)
         return False
 
     def _sweep(self) -> None:
@@ -260,22 +280,34 @@ class Holder:
 
     # ------------------------------------------------------------------------------------------ findings
 
-    async def _examine(self, held: _Held, lapses: int) -> None:
-        """Read one disk that we hold, and do what must be done."""
+    async def _examine(self, held: _Held, lapses: int) -> Reading | None:
+        """Read one disk that we hold, and do what must be done; the reading if that was nothing."""
         reading = await read(held.disk, self.timeout_ms)
         if not self.active or self._pulse.notice() != lapses:
-            return  # read before time was lost: proves nothing now
+            return None  # read before time was lost: proves nothing now
         finding = logic.judge(reading, self._host_id, self.floor)
         match finding:
             case Finding.OURS:
                 self._note(held, reading)
                 held.shared_ms = None
+                return reading
             case Finding.SHARED:
                 await self._tolerate(held, reading, lapses)
             case Finding.UNRESERVED | Finding.FORGOTTEN:
                 await self._retake(held, reading, lapses)
             case Finding.TAKEN | Finding.GONE:
                 self._fail(f"disk {held.disk.serial}: {finding.value}")
+        return None
+
+    async def _admit(self, held: _Held, reading: Reading, lapses: int, *, shown: bool) -> None:
+        """The disk is ours and nobody else's, but a path is not registered, and what we write by it is refused.
+
+        It has one of the keys that were just read; or it is a nexus of its own (a cable that was plugged in, a session
+        made anew), and is registered like those that we took the disk with. An entry of ours that no path has any more
+        is evicted by that.
+        """
+        if not await self._beat(held, lapses, shown=shown) and self.active and self._pulse.notice() == lapses:
+            await self._retake(held, reading, lapses)
 
     def _note(self, held: _Held, reading: Reading) -> None:
         """Proven ours. A path may have any of the keys that we have on the disk."""

@@ -66,8 +66,8 @@ def parse_portal(text: str) -> Portal:
     address, colon, port = host.rpartition(":")
     if not (slash and colon and port.isdigit() and target.startswith(("iqn.", "eui.", "naa."))):
         raise ValueError(f"{text!r} is no iSCSI portal: write ADDRESS:PORT/TARGET-NAME")
-    address = address.removeprefix("[").removesuffix("]")
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    bracketed = address.startswith("[") and address.endswith("]")
+    family, address = (socket.AF_INET6, address[1:-1]) if bracketed else (socket.AF_INET, address)
     try:
         socket.inet_pton(family, address)
     except OSError:
@@ -192,9 +192,7 @@ class Session:
         if self.closed.is_set():
             raise TransportError(f"{self.portal}: {self.reason}")
         number, command = self._entry(_Command(asyncio.get_running_loop().create_future(), lun))
-        if self.library.task_management(
-            self._context, _address(lun), function, tag, sequence, self._callback, number
-        ):
+        if self.library.task_management(self._context, _address(lun), function, tag, sequence, self._callback, number):
             del self._under_way[number]
             raise TransportError(f"{self.portal}: {self.library.error(self._context)}")
         response: int = await self._answer(command, timeout_ms)

@@ -20,12 +20,14 @@ from typing import IO, Any
 
 from middlewared.lines import LineConnection, LineError, LineServer
 from middlewared.plugins.fencing.guard import Guard
+from middlewared.plugins.fencing.hardening import harden
 from middlewared.plugins.fencing.logic import HOST_IDS
 from middlewared.plugins.fencing.memory import FileMemory, Memory
 from middlewared.plugins.fencing.reset import ConsoleReset, Reset, SysrqReset
-from middlewared.plugins.fencing.simulated import ShelfSource
+from middlewared.plugins.fencing.sources import in_lab, source_of
 from middlewared.plugins.fencing.transport import DiskSource
-from middlewared.ports import FenceCode, FenceState
+from middlewared.plugins.fencing.watchdog import Watchdog
+from middlewared.ports import FenceCode, FenceState, PortError
 from middlewared.settings import Settings, SettingsError, load
 
 log = logging.getLogger("fenced")
@@ -75,16 +77,8 @@ class Keeper:
         raise LineError("EINVAL", f"no such operation: {op}")
 
 
-def _source(settings: Settings) -> DiskSource:
-    if settings.drivers == "simulated" and settings.fence.shelf:
-        return ShelfSource(Path(settings.fence.shelf))
-    if settings.drivers == "simulated":
-        raise SettingsError("drivers = simulated needs fence.shelf, the socket of the simulated disks")
-    raise SettingsError("fenced cannot reach disks with drivers = linux in this version; use drivers = simulated")
-
-
 def _reset(settings: Settings) -> Reset:
-    return ConsoleReset(Path(settings.state_dir)) if settings.drivers == "simulated" else SysrqReset()
+    return ConsoleReset(Path(settings.state_dir)) if in_lab(settings) else SysrqReset()
 
 
 async def _serve(settings: Settings) -> None:
@@ -93,13 +87,18 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     memory = FileMemory(Path(settings.run_dir) / "fenced.json")
-    keeper = Keeper(settings, _source(settings), _reset(settings), memory)
+    keeper = Keeper(settings, source_of(settings), _reset(settings), memory)
     await keeper.start()
+    if not in_lab(settings):
+        harden(realtime=settings.fence.realtime)
+    watchdog = Watchdog(settings.fence.watchdog, settings.fence.watchdog_timeout_s, keeper.guard.trustworthy)
+    await watchdog.start()
     log.info("ready")
     told = asyncio.create_task(ended.wait())
     running = asyncio.create_task(keeper.guard.wait())
     await asyncio.wait([told, running], return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
+    await watchdog.stop(disarm=not keeper.guard.state().held)
     await keeper.stop()
     if not ended.is_set():
         await running  # raises what ended it
@@ -133,7 +132,7 @@ def main(arguments: list[str] | None = None) -> FenceCode:
             return FenceCode.ALREADY_RUNNING
         with lock:
             asyncio.run(_serve(settings))
-    except (SettingsError, OSError) as error:
+    except (SettingsError, PortError, OSError) as error:
         log.error("%s", error)
         return FenceCode.UNEXPECTED
     except Exception:

@@ -80,9 +80,7 @@ class Library:
         self.set_header_digest = self._bind("iscsi_set_header_digest", number, pointer, number)
         self.set_isid_random = self._bind("iscsi_set_isid_random", number, pointer, ctypes.c_uint32, ctypes.c_uint32)
         self.set_no_reconnect = self._bind("iscsi_set_noautoreconnect", None, pointer, number)
-        self.full_connect = self._bind(
-            "iscsi_full_connect_async", number, pointer, text, number, CALLBACK, pointer
-        )
+        self.full_connect = self._bind("iscsi_full_connect_async", number, pointer, text, number, CALLBACK, pointer)
         self.get_fd = self._bind("iscsi_get_fd", number, pointer)
         self.which_events = self._bind("iscsi_which_events", number, pointer)
         self.service = self._bind("iscsi_service", number, pointer, number)
@@ -140,7 +138,9 @@ def load(names: tuple[str, ...] = NAMES) -> Library:
         try:
             library = Library(loaded)
         except AttributeError as error:
-            raise PortError(f"{name} is not the libiscsi that we know: {error}; install libiscsi 1.19 or later") from error
+            raise PortError(
+                f"{name} is not the libiscsi that we know: {error}; install libiscsi 1.19 or later"
+            ) from error
         _check_layout(library, name)
         return library
     raise PortError("libiscsi is not installed: apt-get install libiscsi7")

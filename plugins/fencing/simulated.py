@@ -46,7 +46,7 @@ class ShelfSource:
     def __init__(self, socket: Path) -> None:
         self._client = LineClient(socket, self._on_event, self._on_lost)
         self._disks: dict[str, Disk] = {}
-        self._known: dict[tuple[str, int], Disk] = {}  # by serial and nexus
+        self._nexus: dict[str, int] = {}
         self._listeners: list[Callable[[], None]] = []
         self._lost = asyncio.Event()
         self._seen = asyncio.Event()
@@ -89,17 +89,20 @@ class ShelfSource:
     def _see(self, rows: list[dict[str, Any]]) -> None:
         """Disks that were there before keep their objects: the keeper remembers by them what a path has registered.
 
-        A disk behind another nexus than before (a new iSCSI session) is a new path, which has registered nothing.
+        Unless the machine under us reaches them by another `nexus` than before (a session made anew).
         """
-        known, self._known = self._known, {}
-        for row in rows:
-            name = row["serial"], row.get("nexus", 0)
-            path = ShelfTransport(self._client, row["lun"], row["serial"])
-            self._known[name] = known.get(name) or Disk(row["serial"], (path,))
-        self._disks = {serial: disk for (serial, _), disk in self._known.items()}
+        self._disks = {row["serial"]: self._disk(row) for row in rows}
         self._seen.set()
         for listener in self._listeners:
             listener()
+
+    def _disk(self, row: dict[str, Any]) -> Disk:
+        serial, nexus = row["serial"], row.get("nexus", 0)
+        before = self._disks.get(serial)
+        if before is not None and self._nexus[serial] == nexus:
+            return before
+        self._nexus[serial] = nexus
+        return Disk(serial, (ShelfTransport(self._client, row["lun"], serial),), bool(row.get("persists")))
 
     def _on_event(self, event: str, data: Any) -> None:
         if event == "luns":

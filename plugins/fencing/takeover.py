@@ -149,9 +149,10 @@ def _rivals(before: Reading, now: Reading, key: int) -> frozenset[int]:
 
 async def _register(disk: Disk, key: int, timeout_ms: int) -> Transport:
     """Register on every path, as each is a nexus of its own; the first one that took it does the rest."""
-    cdb, data = scsi_pr.register_and_ignore(key)
+    ignoring, aptpl = scsi_pr.register_and_ignore, disk.persists
     answers = await asyncio.gather(
-        *(command(path, cdb, data, timeout_ms=timeout_ms) for path in disk.paths), return_exceptions=True
+        *(register(path, ignoring, key, aptpl=aptpl, timeout_ms=timeout_ms) for path in disk.paths),
+        return_exceptions=True,
     )
     why = f"{disk.serial}: no path"
     usable: list[Transport] = []
@@ -167,6 +168,21 @@ async def _register(disk: Disk, key: int, timeout_ms: int) -> Transport:
     if not usable:
         raise DiskRefused(why)
     return usable[0]
+
+
+async def register(
+    path: Transport, form: Callable[..., scsi_pr.Command], *keys: int, aptpl: bool, timeout_ms: int
+) -> Reply:
+    """One of the forms of REGISTER. A target that refuses APTPL, whatever it announced, is asked without it."""
+    reply = await command(path, *form(*keys, aptpl=aptpl), timeout_ms=timeout_ms)
+    if aptpl and _unsupported(reply):
+        reply = await command(path, *form(*keys), timeout_ms=timeout_ms)
+    return reply
+
+
+def _unsupported(reply: Reply) -> bool:
+    sense = scsi.parse_sense(reply.sense)
+    return reply.status == Status.CHECK_CONDITION and sense is not None and sense.unsupported
 
 
 async def _evict(path: Transport, now: Reading, key: int, timeout_ms: int) -> None:
@@ -196,8 +212,7 @@ async def _preempt(path: Transport, key: int, victim: int, timeout_ms: int) -> N
     RESERVATION CONFLICT means that the victim's key is not there (any more), which the next reading sorts out.
     """
     reply = await command(path, *scsi_pr.preempt(key, victim, abort=True), timeout_ms=timeout_ms)
-    sense = scsi.parse_sense(reply.sense)
-    if reply.status == Status.CHECK_CONDITION and sense is not None and sense.unsupported:
+    if _unsupported(reply):
         reply = await command(path, *scsi_pr.preempt(key, victim), timeout_ms=timeout_ms)
         if reply.status == Status.GOOD:
             await path.lun_reset(timeout_ms)

@@ -1,13 +1,14 @@
 """How commands reach disks: what a transport is, one command with its deadline, and the reading of reservations."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.logic import Reading
 from middlewared.plugins.fencing.scsi import Reply, Status
+from middlewared.ports import Finding
 
 TRIES_MAX = 16  # of one command: unit attentions stack up, and each eats one try
 BUSY_WAIT_MS = 5
@@ -55,6 +56,13 @@ class DiskSource(Protocol):
     def disks(self) -> Mapping[str, Disk]: ...
 
     def on_change(self, listener: Callable[[], None]) -> None: ...
+
+
+class RealSource(DiskSource, Protocol):
+    """One whose disks are a host's own."""
+
+    async def examine(self) -> Sequence[Finding]:
+        """What it needs of this host, found or missing (ports.Driver)."""
 
 
 async def command(path: Transport, cdb: bytes, data: bytes = b"", *, timeout_ms: int) -> Reply:

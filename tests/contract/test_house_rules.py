@@ -26,6 +26,7 @@ PURE = [
     "plugins/failover/evidence.py",
     "plugins/failover/passage.py",
     "plugins/fencing/logic.py",
+    "plugins/fencing/nvme_pr.py",
     "plugins/fencing/rehearsal.py",
     "plugins/fencing/scsi_pr.py",
     "plugins/interface/config.py",

@@ -27,7 +27,7 @@ class Network:
             raise ValueError(f"{prefix!r}: one to {PREFIX_MAX} letters and digits")
         self._prefix = prefix
         self._switch = self.name("switch")
-        self._machines: list[str] = []
+        self._machines: set[str] = set()
         self._plugged = 0
         self._ports: dict[tuple[str, str], tuple[str, str]] = {}  # a machine's NIC -> the other end of its cable
 

@@ -83,9 +83,9 @@ async def _in_room(loop: VirtualLoop, test: Callable[..., Awaitable[None]], path
 class Node:
     """One controller: its keeper, its way to the disks, and what became of it."""
 
-    def __init__(self, room: "Room", name: str, life: int) -> None:
+    def __init__(self, room: "Room", name: str, life: int, nexus: str) -> None:
         self.name = name
-        self.source = DirectSource(room.shelf, name, latency_ms=0.2)
+        self.source = DirectSource(room.shelf, nexus, latency_ms=0.2)
         self.resets: list[str] = []
         self.said: list[FenceState] = []
         self.guard = Guard(
@@ -112,8 +112,8 @@ class Room:
         self.shelf = Shelf([ShelfDisk(lun, f"S{lun:03}", 1 << 20) for lun in range(disks)], target=target)
         return self.shelf
 
-    async def boot(self, name: str, life: int = 1) -> Node:
-        node = Node(self, name, life)
+    async def boot(self, name: str, life: int = 1, nexus: str = "") -> Node:
+        node = Node(self, name, life, nexus or name)
         await node.guard.start()
         self.nodes[f"{name}{life}{len(self.nodes)}"] = node
         return node
@@ -499,6 +499,88 @@ async def test_run_info_tells_an_administrator(room: Room) -> None:
     standby = b.guard.run_info()
     assert (standby["peer"], standby["held"]) == ("MOVING", False)
     assert standby["peer_keys"][0].startswith("0xa0000001")
+
+
+def _admitted(room: Room, nexus: str) -> bool:
+    """On all disks: the nexus may write, and is the only one that is registered."""
+    found = (room.shelf.reservations(disk.lun) for disk in room.shelf.disks)
+    return all(one.may(nexus, write=True) and list(one.keys) == [nexus] for one in found)
+
+
+@virtual
+async def test_a_session_made_anew_is_registered_and_its_ghost_evicted(room: Room) -> None:
+    """The target takes it for another nexus: what is written by it is refused until we have registered it."""
+    a, b = await room.pair()
+    a.source.renew("a again")
+    assert not room.writes("a again")
+    await room.pass_ms(4 * SETTINGS.heartbeat_ms)
+    assert _admitted(room, "a again")
+    assert (a.resets, a.guard.state().disks_failed) == ([], ())
+    await room.pass_ms(500)
+    assert b.guard.state().peer_moving
+
+
+@virtual
+async def test_who_lost_the_disks_does_not_get_back_in_by_a_new_session(room: Room) -> None:
+    a, b = await room.pair()
+    assert (await b.guard.acquire(force=True)).code is FenceCode.OK
+    a.source.renew("a again")
+    await room.pass_ms(SETTINGS.lost_ms)
+    assert len(a.resets) == 1
+    assert _admitted(room, "b")
+
+
+@virtual
+async def test_a_new_process_whose_session_is_new_is_admitted(room: Room) -> None:
+    a, _ = await room.pair()
+    await a.guard.stop()
+    again = await room.boot("a", nexus="a again")
+    await again.guard.ready()
+    await room.pass_ms(4 * SETTINGS.heartbeat_ms)
+    assert _admitted(room, "a again")
+    assert again.resets == []
+
+
+@virtual
+async def test_a_path_that_is_plugged_in_later_may_write(room: Room) -> None:
+    a, _ = await room.pair()
+    a.source.add_path("a by port 2")
+    await room.pass_ms(4 * SETTINGS.heartbeat_ms)
+    assert room.writes("a")
+    assert room.writes("a by port 2")
+    assert not room.writes("b")
+    await room.pass_ms(2 * SETTINGS.lost_ms)
+    assert {len(room.shelf.reservations(lun).keys) for lun in range(12)} == {2}
+    assert a.resets == []
+
+
+@virtual
+async def test_reservations_outlive_the_shelf_but_not_where_life_is_shown(room: Room) -> None:
+    """Where the disks can: on the sentinels each heartbeat would be written to the disks' own memory."""
+    room.new_shelf(12, Target(aptpl=True))
+    a = await room.boot("a")
+    assert (await a.guard.acquire(force=False)).code is FenceCode.OK
+    assert all(room.shelf.reservations(lun).kept for lun in range(12))
+    await room.pass_ms(2 * SETTINGS.lost_ms)
+    assert [room.shelf.reservations(lun).kept for lun in range(12)] == [False] * 4 + [True] * 8
+    room.shelf.restart()
+    assert not any(room.writes("b", lun) for lun in range(4, 12))
+    await room.pass_ms(500)
+    assert not any(room.writes("b", lun) for lun in range(12))
+    assert a.resets == []
+
+
+@virtual
+async def test_the_watchdog_is_told_the_truth(room: Room) -> None:
+    a, b = await room.pair()
+    assert a.guard.trustworthy()
+    assert b.guard.trustworthy(), "who holds nothing may live"
+    a.source.cut = True
+    await room.pass_ms(SETTINGS.lost_ms // 2)
+    assert a.guard.trustworthy(), "a short silence"
+    await room.pass_ms(SETTINGS.lost_ms)
+    assert a.resets
+    assert not a.guard.trustworthy()
 
 
 @virtual

@@ -259,7 +259,7 @@ async def test_the_process_resets_its_controller(site: Site, driver: FencedDrive
 )
 def test_settings_that_cannot_work(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     config = tmp_path / "config.toml"
-    base = text or 'drivers = "linux"\n[fence]\nsocket = "{path}/f.sock"\n'
+    base = text or 'drivers = "linux"\n[fence]\nsocket = "{path}/f.sock"\niscsi = ["shelf:3260"]\n'
     config.write_text(base.replace("{path}", str(tmp_path)))
     assert main(["--config", str(config)]) is FenceCode.UNEXPECTED
     assert len(caplog.records) == 1

@@ -13,7 +13,7 @@ from middlewared.alerts import Alerts
 from middlewared.auth.identity import INTERNAL, LOCAL_ORIGIN
 from middlewared.bus import Bus
 from middlewared.plugin import Call, Context, Plugin
-from middlewared.ports import Disk, FenceState, Identity, Listener, Nic, Pool, PortError, Ports
+from middlewared.ports import Disk, FenceCode, FenceResult, FenceState, Identity, Listener, Nic, Pool, PortError, Ports
 from middlewared.rpc import extjson
 from middlewared.rpc.registry import Registry
 from middlewared.rpc.validation import check_arguments
@@ -75,8 +75,23 @@ class FakeFence:
     def __init__(self, machine: FakeMachine) -> None:
         self._machine = machine
 
+        self.log: list[str] = []
+
     def state(self) -> FenceState:
         return self._machine.fence
+
+    async def acquire(self, *, force: bool) -> FenceResult:
+        self._machine._check()
+        self.log.append("acquire by force" if force else "acquire")
+        return FenceResult(FenceCode.OK)
+
+    async def release(self) -> None:
+        self._machine._check()
+        self.log.append("release")
+
+    async def run_info(self) -> dict[str, Any]:
+        self._machine._check()
+        return {"pid": 7, "held": self._machine.fence.held}
 
 
 class FakeServices:
@@ -108,6 +123,7 @@ class Bench:
         self.context = context
         self.machine = machine
         self.services = cast(FakeServices, context.ports.services)
+        self.fence = cast(FakeFence, context.ports.fencing)
         self.plugin: Plugin | None = None
         self._handlers: dict[str, Callable[..., Awaitable[Any]]] = {}
 
