@@ -260,11 +260,12 @@ async def _park(disk: Disk, now: Reading, host_id: int, timeout_ms: int) -> None
             await _preempt(disk.paths[0], parked, ghost, timeout_ms)
         return
     known = now.own(host_id) if ours else ()
-    changes = [scsi_pr.register(key, parked) for key in known]
 
     async def on(path: Transport) -> None:
-        for cdb, data in (*changes, scsi_pr.register_and_ignore(0)):
-            if (await command(path, cdb, data, timeout_ms=timeout_ms)).status == Status.GOOD:
+        for key in known:
+            reply = await register(path, scsi_pr.register, key, parked, aptpl=disk.persists, timeout_ms=timeout_ms)
+            if reply.status == Status.GOOD:
                 return
+        await command(path, *scsi_pr.register_and_ignore(0), timeout_ms=timeout_ms)
 
     await asyncio.gather(*(on(path) for path in disk.paths), return_exceptions=True)
