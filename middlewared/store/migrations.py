@@ -88,6 +88,12 @@ CREATE TABLE epoch (
 ) STRICT;
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+ALTER TABLE service_config ADD COLUMN unit TEXT NOT NULL DEFAULT '';             -- systemd's; '': the name and .service
+ALTER TABLE service_config ADD COLUMN start_order INTEGER NOT NULL DEFAULT 50;   -- lower ones first, equal ones at once
+ALTER TABLE service_config ADD COLUMN critical INTEGER NOT NULL DEFAULT 1;       -- runs before traffic is let in
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -71,6 +71,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._worker.stop()
 
     def _now_ms(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000)
