@@ -22,11 +22,12 @@ from middlewared.lines import LineConnection, LineError, LineServer
 from middlewared.plugins.fencing.guard import Guard
 from middlewared.plugins.fencing.logic import HOST_IDS
 from middlewared.plugins.fencing.memory import FileMemory, Memory
-from middlewared.plugins.fencing.reset import ConsoleReset, Reset, SysrqReset
+from middlewared.plugins.fencing.reset import ConsoleReset, Reset
 from middlewared.plugins.fencing.simulated import ShelfSource
 from middlewared.plugins.fencing.transport import DiskSource
 from middlewared.ports import FenceCode, FenceState
 from middlewared.settings import Settings, SettingsError, load
+from middlewared.sysrq import Sysrq
 
 log = logging.getLogger("fenced")
 
@@ -84,7 +85,11 @@ def _source(settings: Settings) -> DiskSource:
 
 
 def _reset(settings: Settings) -> Reset:
-    return ConsoleReset(Path(settings.state_dir)) if settings.drivers == "simulated" else SysrqReset()
+    if settings.drivers == "simulated":
+        return ConsoleReset(Path(settings.state_dir))
+    sysrq = Sysrq("fenced")
+    sysrq.prepare()
+    return sysrq
 
 
 async def _serve(settings: Settings) -> None:
