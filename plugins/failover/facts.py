@@ -42,6 +42,7 @@ class Facts:
     version: str
     ready: bool  # has finished booting
     licensed: bool
+    licence_problem: str  # why it is not, a sentence; empty where nobody knows
     disabled: bool
     role: Role
     electing: bool  # the role is changing and the disks are not ours yet
