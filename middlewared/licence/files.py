@@ -15,7 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from middlewared.licence.document import BYTES_MAX, Keys, Licence, LicenceError, check, fingerprint, issue
+from middlewared.licence.document import BYTES_MAX, Keys, Licence, LicenceError, check, fingerprint, issue, read
 from middlewared.peer.pairing import write_private
 
 KEYS_MAX = 64
@@ -43,11 +43,13 @@ class LicenceFiles:
     def path(self) -> Path:
         return self._folder / _FILE
 
+    def read(self) -> Licence:
+        """What the licence says, not whether it holds. Raises LicenceError."""
+        return read(self._data())
+
     def check(self, serial: str) -> Licence:
         """The licence, if it holds here. Raises LicenceError."""
-        if not self.path.exists():
-            raise LicenceError(f"there is no {self.path}; `middlewared licence issue` makes one for the pair")
-        return check(_read(self.path), self._trusted(), serial, self._now())
+        return check(self._data(), self._trusted(), serial, self._now())
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Changes whenever one of the files does: name, time in ns and size of each."""
@@ -78,6 +80,11 @@ class LicenceFiles:
         (self._folder / _KEYS).mkdir(mode=0o700, parents=True, exist_ok=True)
         write_private(self._folder / _KEYS / _PAIR_KEY, issued.public_key)
         write_private(self.path, issued.licence)
+
+    def _data(self) -> bytes:
+        if not self.path.exists():
+            raise LicenceError(f"there is no {self.path}; `middlewared licence issue` makes one for the pair")
+        return _read(self.path)
 
     def _trusted(self) -> Keys:
         """Unreadable keys are nobody's; whose licence they signed is told that its key is not trusted."""

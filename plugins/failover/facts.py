@@ -42,7 +42,6 @@ class Facts:
     version: str
     ready: bool  # has finished booting
     licensed: bool
-    licence_problem: str  # why it is not, a sentence; empty where nobody knows
     disabled: bool
     role: Role
     electing: bool  # the role is changing and the disks are not ours yet
@@ -60,6 +59,7 @@ class Facts:
     migrating_system_dataset: bool
     epoch: int  # of the configuration store
     position: int
+    licence_problem: str = ""  # why it is not licensed, a sentence
 
     @property
     def ongoing(self) -> bool:

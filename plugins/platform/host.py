@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from middlewared.plugins.platform.hardware import Enclosure, Host, Rule, RulesError, read_rules
+from middlewared.plugins.platform.hardware import Enclosure, Host, Rule, RulesError, read_rules, serial_number
 from middlewared.ports import PortError
 
 OWN_RULES = Path(__file__).with_name("hardware.json")
@@ -27,6 +27,11 @@ def read_host(root: Path = Path("/")) -> Host:
             for folder in folders
         ),
     )
+
+
+def serial(root: Path = Path("/")) -> str:
+    """This machine's serial number, or its machine id (machine-id(5)); empty when it has neither."""
+    return serial_number(read_host(root).dmi, text(root / "etc/machine-id"))
 
 
 def rules(root: Path = Path("/")) -> tuple[Rule, ...]:

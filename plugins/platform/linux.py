@@ -10,11 +10,11 @@ from typing import Any
 from sdbus.sd_bus_internals import SdBusSlot
 
 from middlewared import __version__
-from middlewared.dbus import SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SystemBus
+from middlewared.dbus import SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SystemBus, connected
 from middlewared.licence.document import LicenceError
 from middlewared.licence.files import LicenceFiles
 from middlewared.plugins.platform import host
-from middlewared.plugins.platform.hardware import MANUAL, recognise, serial_number
+from middlewared.plugins.platform.hardware import MANUAL, recognise
 from middlewared.ports import Finding, Identity, Listener, Platform, PortError
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class LinuxPlatform(Platform):
         self._listeners.append(listener)
 
     async def examine(self) -> Sequence[Finding]:
-        return [*self._hardware_findings(), self._serial_finding(), self._licence_finding()]
+        return [*self._hardware_findings(), self._serial_finding(), self._licence_finding(), await _time_finding()]
 
     # ------------------------------------------------------------------------------------------ looking
 
@@ -121,8 +121,7 @@ class LinuxPlatform(Platform):
         return self._settings.hardware or name, node
 
     def _serial(self) -> str:
-        machine_id = host.text(self._root / "etc/machine-id")
-        return self._settings.serial or serial_number(host.read_host(self._root).dmi, machine_id)
+        return self._settings.serial or host.serial(self._root)
 
     def _licence_problem(self, serial: str) -> str:
         try:
@@ -161,3 +160,15 @@ class LinuxPlatform(Platform):
         problem = self._licence_problem(self._serial())
         remedy = "`middlewared licence issue OTHER_SERIAL` makes one for the pair, free of charge"
         return Finding("licence", not problem, problem or "holds for this controller", remedy if problem else "")
+
+
+async def _time_finding() -> Finding:
+    """Whether the kernel's clock follows a time server, as org.freedesktop.timedate1(5) tells it."""
+    subject, remedy = "time synchronisation", "apt-get install chrony, and name it a time server"
+    service = "org.freedesktop.timedate1"
+    try:
+        async with connected() as bus:
+            fine = bool(await bus.get(service, "/org/freedesktop/timedate1", service, "NTPSynchronized"))
+    except PortError as error:
+        return Finding(subject, False, str(error), remedy)
+    return Finding(subject, fine, "the clock follows a time server" if fine else "none", "" if fine else remedy)

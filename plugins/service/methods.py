@@ -6,6 +6,7 @@ from typing import Any
 
 from middlewared.errors import ESERVICESTARTFAILURE, CallError, invalid, not_found
 from middlewared.plugin import Call, Context, Plugin, method
+from middlewared.plugins.service.units import unit_of
 from middlewared.ports import PortError
 from middlewared.rpc import query
 from middlewared.store.database import Transaction
@@ -38,7 +39,7 @@ class Services(Plugin):
 
     @method("service.create")
     async def create(self, call: Call, data: dict[str, Any]) -> dict[str, Any]:
-        name, unit = data["service"], data.get("unit") or f"{data['service']}.service"
+        name, unit = data["service"], unit_of(data["service"], data.get("unit", ""))
         if unit.partition(".")[0] in OWN_UNITS or unit.startswith("systemd-"):
             raise invalid("unit", f"{unit} is a part of failover itself, or of the system", errno.EPERM)
         values = (name, unit, int(data["enable"]), data["start_order"], int(data["critical"]))
@@ -133,7 +134,7 @@ class Services(Plugin):
 
 
 def _unit(row: dict[str, Any]) -> str:
-    return row["unit"] or f"{row['name']}.service"
+    return unit_of(row["name"], row["unit"])
 
 
 def _to_wire(number: int, name: str, running: bool, stored: dict[str, Any] | None) -> dict[str, Any]:

@@ -135,9 +135,10 @@ async def test_what_a_failure_is_worth(store: Store) -> None:
 
 async def test_one_that_hangs_takes_only_its_groups_share(store: Store) -> None:
     site = Site(store, services_ms=40)
-    site.machine.hanging = {"nfs"}
+    site.machine.hanging = {"nfs", "iscsi"}
     done = await site.perform(Phase.STARTING)
-    assert done.detail == "nfs: no answer within 20 ms; it may yet end"
+    why = "no answer within 20 ms; it may yet end"
+    assert done.detail == f"iscsi: {why}; nfs: {why}"
     assert "smb runs" in site.machine.log
 
 
