@@ -29,11 +29,13 @@ PURE = [
     "plugins/fencing/rehearsal.py",
     "plugins/fencing/scsi_pr.py",
     "plugins/interface/config.py",
+    "plugins/platform/hardware.py",
     "middlewared/auth/scram.py",
     "middlewared/errors.py",
     "middlewared/extjson.py",
     "middlewared/invariants.py",
     "middlewared/lab/reservations.py",
+    "middlewared/licence/document.py",
     "middlewared/lab/vrrp.py",
     "middlewared/peer/codec.py",
     "middlewared/peer/extended.py",
@@ -60,7 +62,14 @@ ALLOWED = {
 }
 
 # Programs that speak to a human on standard output. Last words on standard error are anybody's right.
-MAY_PRINT = ("middlewared/cli/", "middlewared/lab/", "middlewared/__main__.py", "scripts/")
+MAY_PRINT = (
+    "middlewared/cli/",
+    "middlewared/lab/",
+    "middlewared/doctor/commands.py",
+    "middlewared/licensing.py",
+    "middlewared/__main__.py",
+    "scripts/",
+)
 
 MARKERS = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b")
 # "noqa" and "type: ignore" name the rule, and say why: two spaces or another "#" before the reason.
