@@ -1,6 +1,8 @@
-"""The program `middlewared`: the daemon of one controller, or the lab.
+"""The program `middlewared`: the daemon of one controller, what belongs to setting one up, or the lab.
 
 middlewared [--config FILE]     run this controller's daemon (default: /etc/middlewared/middlewared.toml)
+middlewared doctor …            what this host lacks, and the remedy; `middlewared doctor --help`
+middlewared licence …           the pair's licence, which it issues itself; `middlewared licence --help`
 middlewared lab …               two simulated controllers on this computer; `middlewared lab --help`
 """
 
@@ -19,10 +21,19 @@ def main() -> int:
         from middlewared.lab.commands import main as lab
 
         return lab(sys.argv[2:])
+    if sys.argv[1:2] == ["doctor"]:
+        from middlewared.doctor.commands import main as doctor
+
+        return doctor(sys.argv[2:], DEFAULT_CONFIG)
+    if sys.argv[1:2] == ["licence"]:
+        from middlewared.licensing import main as licence
+
+        return licence(sys.argv[2:], DEFAULT_CONFIG)
     parser = argparse.ArgumentParser(
         prog="middlewared",
         description="High availability for two-controller storage: the daemon of one controller.",
-        epilog="`middlewared lab --help`: two simulated controllers on this computer.",
+        epilog="`middlewared doctor --help`: what this host lacks. `middlewared licence --help`: the pair's licence."
+        " `middlewared lab --help`: two simulated controllers on this computer.",
     )
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="settings (default: %(default)s)"

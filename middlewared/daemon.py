@@ -106,6 +106,8 @@ async def _running(settings: Settings) -> AsyncIterator[Context]:
         )
         plugins = loader.load_plugins(context)
         loader.bind(registry, plugins)
+        examining = asyncio.create_task(_tell_what_is_missing(machine))
+        stack.callback(examining.cancel)
         for plugin in plugins:
             await _in_time(plugin, plugin.start)
             stack.push_async_callback(_in_time, plugin, plugin.stop)
@@ -118,6 +120,13 @@ async def _running(settings: Settings) -> AsyncIterator[Context]:
         await server.start()
         stack.push_async_callback(server.stop)
         yield context
+
+
+async def _tell_what_is_missing(machine: drivers.Drivers) -> None:
+    """What `middlewared doctor` would show, one line each."""
+    for finding in await machine.examine():
+        if not finding.ok:
+            log.warning("%s: %s; %s", finding.subject, finding.detail, finding.remedy)
 
 
 def _server(context: Context, dispatcher: Dispatcher, pulse: Pulse, plugins: list[Plugin]) -> Server:

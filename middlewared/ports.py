@@ -288,8 +288,11 @@ class Fencing(Protocol):
 class Services(Protocol):
     """The services that run where the pools are (shares, targets)."""
 
+    def configure(self, units: Mapping[str, str]) -> None:
+        """Replace the services that there are: systemd's unit by service name."""
+
     def states(self) -> Mapping[str, bool]:
-        """Running or not, by service name."""
+        """Running or not, by service name; those that this machine lacks are left out. Unknown counts as running."""
 
     async def start(self, name: str) -> None: ...
 
@@ -320,6 +323,7 @@ class Identity:
     reboot_reasons: Mapping[str, str] = field(default_factory=dict)  # code (UPGRADE, FIPS, GPOSSTIG) -> sentence
     migrating_system_dataset: bool = False
     booting: bool = False  # the operating system has not finished starting
+    licence_problem: str = ""  # why it is not licensed, a sentence
 
 
 class Platform(Protocol):

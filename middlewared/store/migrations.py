@@ -101,6 +101,12 @@ ALTER TABLE interface_config
     ADD COLUMN own_aliases TEXT NOT NULL DEFAULT '{}';  -- JSON: what is COMMITTED as {"A": ["address/prefix"], "B": []}
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4 = """
+ALTER TABLE service_config ADD COLUMN unit TEXT NOT NULL DEFAULT '';             -- systemd's; '': the name and .service
+ALTER TABLE service_config ADD COLUMN start_order INTEGER NOT NULL DEFAULT 50;   -- lower ones first, equal ones at once
+ALTER TABLE service_config ADD COLUMN critical INTEGER NOT NULL DEFAULT 1;       -- runs before traffic is let in
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -45,8 +45,9 @@ class FailoverController:
         self.on_closed: Callable[[str], None] = lambda address: None  # traffic to a virtual address is kept out now
         self.on_step: Callable[[State, Event, State], None] = lambda before, event, after: None  # for the history
         self.observer = Observer(settings, ports, context.store)
-        worker = Worker(self._node, ports, context.store, context.peer, context.alerts)
-        self.runner = Runner(ports, worker, _limits(context), self._stepped)
+        limits = _limits(context)
+        worker = Worker(self._node, ports, context.store, context.peer, context.alerts, limits.services_ms)
+        self.runner = Runner(ports, worker, limits, self._stepped)
         self.publisher = Publisher(context.bus, context.peer, context.alerts)
         kept = Path(settings.state_dir) / "kept"
         self.sync = ConfigSync(context.store, context.peer, context.alerts, self.mine, lambda: self.other, kept)

@@ -62,7 +62,11 @@ def _no_critical(mine: Facts, other: Facts | None) -> str:
 
 
 def _no_licence(mine: Facts, other: Facts | None) -> str:
-    return "; ".join(f"{facts.node} has no licence" for facts in _both(mine, other) if not facts.licensed)
+    return "; ".join(
+        f"{facts.node} has no licence" + (f": {facts.licence_problem}" if facts.licence_problem else "")
+        for facts in _both(mine, other)
+        if not facts.licensed
+    )
 
 
 def _vrrp(facts: Facts, interface: InterfaceFacts | None) -> str:

@@ -59,6 +59,7 @@ class Facts:
     migrating_system_dataset: bool
     epoch: int  # of the configuration store
     position: int
+    licence_problem: str = ""  # why it is not licensed, a sentence
 
     @property
     def ongoing(self) -> bool:

@@ -148,6 +148,7 @@ class Observer:
             version=identity.version,
             ready=ready,
             licensed=identity.licensed,
+            licence_problem=identity.licence_problem,
             disabled=self.config.disabled,
             role=state.role,
             electing=state.phase in (Phase.ASKING, Phase.FENCING),

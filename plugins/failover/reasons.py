@@ -124,7 +124,7 @@ TABLE: tuple[Reason, ...] = (
         "NO_LICENSE",
         Concerns.OTHER,
         "The other controller has no licence.",
-        "Install a licence that names both serial numbers.",
+        "Make one that names both serial numbers, free of charge: middlewared licence issue",
         lambda mine, other: not mine.licensed or (other is not None and not other.licensed),
     ),
     Reason(

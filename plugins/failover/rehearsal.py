@@ -144,7 +144,8 @@ def _interface(name: str, vrrp: Vrrp | None, link_up: bool) -> Check:
 def _licence(mine: Facts) -> Check:
     if mine.licensed:
         return Check("licence", mine.node, True, "has a licence")
-    return Check("licence", mine.node, False, "has no licence", "Install a licence that names both serial numbers.")
+    why = f"has no licence: {mine.licence_problem}" if mine.licence_problem else "has no licence"
+    return Check("licence", mine.node, False, why, "Make one that names both serial numbers: middlewared licence issue")
 
 
 def _enabled(mine: Facts) -> Check:

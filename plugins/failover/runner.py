@@ -71,6 +71,7 @@ class Runner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._worker.stop()
 
     def _now_ms(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000)
@@ -108,8 +109,7 @@ class Runner:
                 self._errand(self._participate(wanted))
             case CloseTraffic():
                 self._errand(self._close_traffic())
-            case Reset(reason):
-                log.critical("resetting this controller: %s", reason)
+            case Reset(reason):  # says why itself: a log might wait for a stuck disk
                 self._ports.power.reset(reason)
             case Answer(request):
                 future = self._answers.get(request)

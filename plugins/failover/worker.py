@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import groupby
 
 from middlewared.alerts import Alerts
 from middlewared.errors import CallError
@@ -15,17 +16,23 @@ from middlewared.store.database import Store
 log = logging.getLogger(__name__)
 
 _HAND_OVER_TIMEOUT_S = 40.0  # a little less than Limits.ask_ms: the other's answer should win
+_ORDERS = "SELECT name, start_order FROM service_config"
 
 
 class Worker:
-    """One coroutine a phase. A failure is a sentence in Done, never an exception."""
+    """One coroutine a phase. A failure is a sentence in Done, never an exception.
 
-    def __init__(self, node: str, ports: Ports, store: Store, peer: PeerLink, alerts: Alerts) -> None:
+    `services_ms`: the deadline of STARTING and STOPPING, of which each group of services gets its share.
+    """
+
+    def __init__(self, node: str, ports: Ports, store: Store, peer: PeerLink, alerts: Alerts, services_ms: int) -> None:
         self._node = node
         self._ports = ports
         self._store = store
         self._peer = peer
         self._alerts = alerts
+        self._services_ms = services_ms
+        self._later: asyncio.Task[None] | None = None  # starts what is not critical
         self._phases: dict[Phase, Callable[[], Awaitable[str]]] = {
             Phase.ASKING: self._ask,
             Phase.IMPORTING: self._import,
@@ -68,25 +75,63 @@ class Worker:
         return _sentence(failures) if wanted and len(failures) == len(pools) else ""
 
     async def _start_services(self) -> str:
-        rows = self._store.query("SELECT name FROM service_config WHERE enabled = 1 ORDER BY name")
-        failures = await _all((row["name"], self._ports.services.start(row["name"])) for row in rows)
+        """The critical ones, before traffic is let in."""
+        failures = await self._start(critical=True)
         self._alerts.clear_except("failover.service.", [f"failover.service.{name}" for name in failures])
+        return _sentence(failures)
+
+    async def _start(self, *, critical: bool) -> dict[str, str]:
+        rows = self._store.query(
+            f"{_ORDERS} WHERE enabled = 1 AND critical = ? ORDER BY start_order, name", (int(critical),)
+        )
+        orders = {row["name"]: row["start_order"] for row in rows}
+        failures = await self._in_order(list(orders), orders, self._ports.services.start)
         for name, why in failures.items():
             text = f"Service {name} did not start during the failover: {why}"
-            self._alerts.set(f"failover.service.{name}", "CRITICAL", text, self._node)
-        return _sentence(failures)
+            self._alerts.set(f"failover.service.{name}", "CRITICAL" if critical else "WARNING", text, self._node)
+        return failures
+
+    async def _in_order(
+        self, names: Sequence[str], orders: dict[str, int], act: Callable[[str], Awaitable[None]]
+    ) -> dict[str, str]:
+        """Those of the same order at once, group by group. One that hangs takes its group's share of the phase's
+        deadline, never another's; what is left belongs to the last group, and its end is the engine's affair."""
+        groups = [list(group) for _, group in groupby(names, lambda name: orders.get(name, 0))]
+        failures: dict[str, str] = {}
+        for number, group in enumerate(groups, start=1):
+            limit_ms = self._services_ms // len(groups) if number < len(groups) else None
+            failures |= await _all((name, _within(limit_ms, act(name))) for name in group)
+        return failures
 
     async def _open(self) -> str:
         await self._ports.firewall.allow()
+        self._later = asyncio.create_task(self._start_the_rest())
         return ""
+
+    async def _start_the_rest(self) -> None:
+        try:
+            await self._start(critical=False)
+        except Exception:
+            log.exception("services that are not critical were not started")
+
+    async def stop(self) -> None:
+        """Start nothing more; what is under way at the service manager goes on."""
+        if self._later is not None:
+            self._later.cancel()
+            await asyncio.gather(self._later, return_exceptions=True)
+            self._later = None
 
     async def _close(self) -> str:
         await self._ports.firewall.block()
         return ""
 
     async def _stop_services(self) -> str:
+        """All that run or may run, the last started first: they keep pools busy."""
+        await self.stop()
+        orders = {row["name"]: row["start_order"] for row in self._store.query(_ORDERS)}
         running = [name for name, up in self._ports.services.states().items() if up]
-        return _sentence(await _all((name, self._ports.services.stop(name)) for name in running))
+        running.sort(key=lambda name: -orders.get(name, 0))
+        return _sentence(await self._in_order(running, orders, self._ports.services.stop))
 
     async def _export(self) -> str:
         pools = [pool for pool in await self._ports.pools.pools() if pool.imported]
@@ -100,6 +145,14 @@ class Worker:
     async def _release(self) -> str:
         await self._ports.fencing.release()
         return ""
+
+
+async def _within(limit_ms: int | None, work: Awaitable[None]) -> None:
+    try:
+        async with asyncio.timeout(None if limit_ms is None else limit_ms / 1000):
+            await work
+    except TimeoutError:
+        raise PortError(f"no answer within {limit_ms} ms; it may yet end") from None
 
 
 async def _all(work: Iterable[tuple[str, Awaitable[None]]]) -> dict[str, str]:

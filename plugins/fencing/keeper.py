@@ -23,12 +23,13 @@ from middlewared.plugins.fencing.guard import Guard
 from middlewared.plugins.fencing.hardening import harden
 from middlewared.plugins.fencing.logic import HOST_IDS
 from middlewared.plugins.fencing.memory import FileMemory, Memory
-from middlewared.plugins.fencing.reset import ConsoleReset, Reset, SysrqReset
+from middlewared.plugins.fencing.reset import ConsoleReset, Reset
 from middlewared.plugins.fencing.sources import in_lab, source_of
 from middlewared.plugins.fencing.transport import DiskSource
 from middlewared.plugins.fencing.watchdog import Watchdog
 from middlewared.ports import FenceCode, FenceState, PortError
 from middlewared.settings import Settings, SettingsError, load
+from middlewared.sysrq import Sysrq
 
 log = logging.getLogger("fenced")
 
@@ -78,7 +79,11 @@ class Keeper:
 
 
 def _reset(settings: Settings) -> Reset:
-    return ConsoleReset(Path(settings.state_dir)) if in_lab(settings) else SysrqReset()
+    if in_lab(settings):
+        return ConsoleReset(Path(settings.state_dir))
+    sysrq = Sysrq("fenced")
+    sysrq.prepare()
+    return sysrq
 
 
 async def _serve(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The last resort: reset this controller at once (S3)."""
+"""The last resort: reset this controller at once (S3). A real one is reset by middlewared.sysrq."""
 
 import os
 import signal
@@ -29,17 +29,3 @@ class ConsoleReset:
         except OSError as error:
             print(f"{line.strip()} (console: {error})", file=sys.stderr)
         os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-class SysrqReset:
-    """A real one. The reason goes to the kernel's log (serial console, pstore): a file might wait for a stuck disk."""
-
-    def __init__(self, kernel_log: Path = Path("/dev/kmsg"), trigger: Path = Path("/proc/sysrq-trigger")) -> None:
-        self._kernel_log = kernel_log
-        self._trigger = trigger
-
-    def reset(self, reason: str) -> None:
-        try:
-            self._kernel_log.write_text(f"<0>fenced: resetting this controller: {reason}\n")
-        finally:
-            self._trigger.write_text("b")

@@ -12,6 +12,9 @@ class SimulatedServices(Services):
     def __init__(self, machine: SimulatedMachine) -> None:
         self._machine = machine
 
+    def configure(self, units: Mapping[str, str]) -> None:
+        """The lab's machine has the services that it has, and no units."""
+
     def states(self) -> Mapping[str, bool]:
         return dict(self._machine.state["services"])
 

@@ -38,12 +38,14 @@ PURE = [
     "plugins/interface/plan.py",
     "plugins/interface/rows.py",
     "plugins/interface/rules.py",
+    "plugins/platform/hardware.py",
     "middlewared/auth/scram.py",
     "middlewared/errors.py",
     "middlewared/extjson.py",
     "middlewared/invariants.py",
     "middlewared/lab/links.py",
     "middlewared/lab/reservations.py",
+    "middlewared/licence/document.py",
     "middlewared/lab/vrrp.py",
     "middlewared/peer/codec.py",
     "middlewared/peer/extended.py",
@@ -70,7 +72,14 @@ ALLOWED = {
 }
 
 # Programs that speak to a human on standard output. Last words on standard error are anybody's right.
-MAY_PRINT = ("middlewared/cli/", "middlewared/lab/", "middlewared/__main__.py", "scripts/")
+MAY_PRINT = (
+    "middlewared/cli/",
+    "middlewared/lab/",
+    "middlewared/doctor/commands.py",
+    "middlewared/licensing.py",
+    "middlewared/__main__.py",
+    "scripts/",
+)
 
 MARKERS = re.compile(r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b")
 # "noqa" and "type: ignore" name the rule, and say why: two spaces or another "#" before the reason.

@@ -26,6 +26,12 @@ CASES: list[tuple[str, Changes, Changes, str]] = [
     ("NO_PONG", {}, ALONE, "no answer from B since 2026-11-24 01:02:03 UTC"),
     ("NO_FAILOVER", {"disabled": True}, {}, "`disabled` is set in the pair's configuration, as A has it"),
     ("NO_LICENSE", {}, {"licensed": False}, "B has no licence"),
+    (
+        "NO_LICENSE",
+        {},
+        {"licensed": False, "licence_problem": "it expired at 2026-11-26T12:00:00Z"},
+        "B has no licence: it expired at 2026-11-26T12:00:00Z",
+    ),
     ("NO_LICENSE", {"licensed": False}, {"licensed": False}, "A has no licence; B has no licence"),
     (
         "DISAGREE_VIP",

@@ -15,7 +15,7 @@ from middlewared.lab.shelf_server import ShelfServer
 from middlewared.plugins.fencing.driver import FencedDriver
 from middlewared.plugins.fencing.keeper import Keeper, main
 from middlewared.plugins.fencing.memory import FileMemory
-from middlewared.plugins.fencing.reset import ConsoleReset, SysrqReset
+from middlewared.plugins.fencing.reset import ConsoleReset
 from middlewared.plugins.fencing.simulated import ShelfSource
 from middlewared.ports import FenceCode, FenceState, PortError
 from middlewared.settings import FenceSettings, Settings
@@ -264,18 +264,6 @@ def test_settings_that_cannot_work(tmp_path: Path, text: str, caplog: pytest.Log
     assert main(["--config", str(config)]) is FenceCode.UNEXPECTED
     assert len(caplog.records) == 1
     assert caplog.records[0].exc_info is None
-
-
-def test_sysrq_writes_the_reason_then_b(tmp_path: Path) -> None:
-    SysrqReset(tmp_path / "kmsg", tmp_path / "trigger").reset("lost")
-    assert "lost" in (tmp_path / "kmsg").read_text()
-    assert (tmp_path / "trigger").read_text() == "b"
-
-
-def test_sysrq_resets_even_if_nobody_can_be_told(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
-        SysrqReset(tmp_path / "no" / "kmsg", tmp_path / "trigger").reset("lost")
-    assert (tmp_path / "trigger").read_text() == "b"
 
 
 def test_console_reset_ends_the_process_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,8 +98,12 @@ class FakeServices:
     def __init__(self, machine: FakeMachine) -> None:
         self._machine = machine
         self.log: list[str] = []
+        self.units: dict[str, str] = {}
         self.hanging = asyncio.Event()
         self.hanging.set()  # clear it, and nothing is ever finished
+
+    def configure(self, units: Mapping[str, str]) -> None:
+        self.units = dict(units)
 
     def states(self) -> dict[str, bool]:
         return self._machine.running

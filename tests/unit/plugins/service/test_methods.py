@@ -83,3 +83,57 @@ async def test_a_service_that_does_not_exist(bench: Any) -> None:
         with pytest.raises(ValidationErrors) as caught:
             await bench.call(*arguments)
         assert caught.value.errors[0][2] == errno.ENOENT
+
+
+async def test_a_unit_becomes_a_service(bench: Any) -> None:
+    row = await bench.call("service.create", {"service": "web", "unit": "nginx.service", "start_order": 70})
+    assert (row["service"], row["unit"], row["enable"], row["start_order"], row["critical"]) == (
+        "web",
+        "nginx.service",
+        True,
+        70,
+        True,
+    )
+    assert bench.services.units == {"web": "nginx.service"}, "the driver is told at once"
+    assert (await bench.call("service.create", {"service": "ftpd"}))["unit"] == "ftpd.service"
+
+
+@pytest.mark.parametrize(
+    ("data", "attribute", "number"),
+    [
+        ({"service": "web"}, "service", errno.EEXIST),
+        ({"service": "web2", "unit": "nginx.service"}, "unit", errno.EEXIST),
+        ({"service": "keeper", "unit": "fenced.service"}, "unit", errno.EPERM),
+        ({"service": "own", "unit": "middlewared.service"}, "unit", errno.EPERM),
+        ({"service": "log", "unit": "systemd-journald.service"}, "unit", errno.EPERM),
+    ],
+)
+async def test_units_that_are_taken(bench: Any, data: dict[str, Any], attribute: str, number: int) -> None:
+    await bench.call("service.create", {"service": "web", "unit": "nginx.service"})
+    with pytest.raises(ValidationErrors) as caught:
+        await bench.call("service.create", data)
+    [(where, _, why)] = caught.value.errors
+    assert (where, why) == (attribute, number)
+
+
+@pytest.mark.parametrize("unit", ["nginx", "../x.service", "a b.service", "home.mount"])
+async def test_units_that_are_none(bench: Any, unit: str) -> None:
+    with pytest.raises(ValidationErrors):
+        await bench.call("service.create", {"service": "web", "unit": unit})
+
+
+async def test_when_it_starts(bench: Any) -> None:
+    row = await bench.call("service.update", "nfs", {"start_order": 10, "critical": False})
+    assert (row["start_order"], row["critical"], row["enable"]) == (10, False, False)
+    assert (await bench.call("service.update", "nfs", {"enable": True}))["start_order"] == 10
+
+
+async def test_a_service_is_forgotten_only_at_rest(bench: Any) -> None:
+    await bench.call("service.create", {"service": "web"})
+    bench.machine.running["web"] = True
+    with pytest.raises(CallError, match="web runs: stop it first") as caught:
+        await bench.call("service.delete", "web")
+    assert caught.value.errno == errno.EBUSY
+    del bench.machine.running["web"]
+    assert await bench.call("service.delete", "web") is True
+    assert bench.services.units == {}

@@ -1,0 +1,1 @@
+"""`middlewared doctor`: what this host lacks, and the remedy."""

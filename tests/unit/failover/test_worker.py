@@ -1,0 +1,160 @@
+"""Services around a takeover: their order, their share of the time, and what their failure is worth."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from middlewared.alerts import Alerts
+from middlewared.bus import Bus
+from middlewared.plugins.failover.events import Done
+from middlewared.plugins.failover.state import Phase
+from middlewared.plugins.failover.worker import Worker
+from middlewared.ports import PortError
+from middlewared.store.database import Store
+
+SERVICES = [  # name, enabled, start_order, critical
+    ("smb", 1, 20, 1),
+    ("nfs", 1, 10, 1),
+    ("iscsi", 1, 10, 1),
+    ("ftp", 0, 10, 1),
+    ("mail", 1, 20, 0),
+    ("index", 1, 10, 0),
+]
+
+
+class Machine:
+    """Services and firewall. `log`: what began, and what ended."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.running: dict[str, bool] = {}
+        self.broken: set[str] = set()
+        self.hanging: set[str] = set()
+        self.said = asyncio.Event()
+
+    def say(self, what: str) -> None:
+        self.log.append(what)
+        self.said.set()
+
+    def states(self) -> Mapping[str, bool]:
+        return self.running
+
+    async def start(self, name: str) -> None:
+        await self._act("start", name, running=True)
+
+    async def stop(self, name: str) -> None:
+        await self._act("stop", name, running=False)
+
+    async def _act(self, verb: str, name: str, *, running: bool) -> None:
+        self.say(f"{verb} {name}")
+        await asyncio.sleep(0)
+        if name in self.hanging:
+            await asyncio.Event().wait()
+        if name in self.broken:
+            raise PortError(f"{name}.service failed")
+        self.running[name] = running
+        self.say(f"{name} {'runs' if running else 'rests'}")
+
+    async def allow(self) -> None:
+        self.say("open")
+
+    async def until(self, what: str) -> None:
+        async with asyncio.timeout(20):
+            while what not in self.log:
+                self.said.clear()
+                await self.said.wait()
+
+
+class Site:
+    def __init__(self, store: Store, services_ms: int = 60_000) -> None:
+        self.machine = Machine()
+        self.alerts = Alerts(Bus(), store)
+        ports = cast(Any, type("Ports", (), {"services": self.machine, "firewall": self.machine}))
+        self.worker = Worker("A", ports, store, cast(Any, None), self.alerts, services_ms)
+
+    async def perform(self, phase: Phase) -> Done:
+        return await self.worker.perform(1, phase, forced=False)
+
+    def alert_levels(self) -> dict[str, str]:
+        return {alert["key"]: alert["level"] for alert in self.alerts.list()}
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = await Store.open(tmp_path / "store.db")
+    for row in SERVICES:
+        await store.write(
+            lambda t, row=row: t.execute(  # type: ignore[misc]  # a default binds the loop's variable
+                "INSERT INTO service_config (name, enabled, start_order, critical) VALUES (?, ?, ?, ?)", row
+            )
+        )
+    yield store
+    await store.close()
+
+
+async def test_critical_ones_in_their_order_then_traffic_then_the_rest(store: Store) -> None:
+    site = Site(store)
+    assert (await site.perform(Phase.STARTING)).ok
+    log = ["start iscsi", "start nfs", "iscsi runs", "nfs runs", "start smb", "smb runs"]
+    assert site.machine.log == log
+    assert (await site.perform(Phase.OPENING)).ok
+    await site.machine.until("mail runs")
+    assert site.machine.log == [*log, "open", "start index", "index runs", "start mail", "mail runs"]
+    await site.worker.stop()
+
+
+async def test_they_stop_in_the_reverse_order(store: Store) -> None:
+    site = Site(store)
+    site.machine.running = {"nfs": True, "smb": True, "iscsi": True, "mail": True, "index": False, "own": True}
+    assert (await site.perform(Phase.STOPPING)).ok
+    begun = [line for line in site.machine.log if line.startswith("stop")]
+    assert begun == ["stop smb", "stop mail", "stop nfs", "stop iscsi", "stop own"]
+    assert site.machine.log.index("mail rests") < site.machine.log.index("stop nfs")
+
+
+async def test_what_a_failure_is_worth(store: Store) -> None:
+    site = Site(store)
+    site.machine.broken = {"nfs", "mail"}
+    done = await site.perform(Phase.STARTING)
+    assert (done.ok, done.detail) == (False, "nfs: nfs.service failed")
+    assert "smb runs" in site.machine.log, "the next group starts all the same"
+    await site.perform(Phase.OPENING)
+    await site.machine.until("start mail")
+    async with asyncio.timeout(20):
+        while len(site.alert_levels()) < 2:
+            await asyncio.sleep(0)
+    assert site.alert_levels() == {"failover.service.nfs": "CRITICAL", "failover.service.mail": "WARNING"}
+    site.machine.broken = set()
+    await site.perform(Phase.STARTING)
+    assert site.alert_levels() == {}
+    await site.worker.stop()
+
+
+async def test_one_that_hangs_takes_only_its_groups_share(store: Store) -> None:
+    site = Site(store, services_ms=40)
+    site.machine.hanging = {"nfs", "iscsi"}
+    done = await site.perform(Phase.STARTING)
+    why = "no answer within 20 ms; it may yet end"
+    assert done.detail == f"iscsi: {why}; nfs: {why}"
+    assert "smb runs" in site.machine.log
+
+
+async def test_nothing_is_started_any_more_while_they_stop(store: Store) -> None:
+    site = Site(store)
+    site.machine.hanging = {"index"}
+    await site.perform(Phase.OPENING)
+    await site.machine.until("start index")
+    assert (await site.perform(Phase.STOPPING)).ok
+    assert site.machine.log == ["open", "start index"]
+
+
+async def test_one_that_does_not_stop_does_not_keep_the_others_running(store: Store) -> None:
+    site = Site(store)
+    site.machine.running = {"nfs": True, "smb": True}
+    site.machine.broken = {"smb"}
+    done = await site.perform(Phase.STOPPING)
+    assert (done.ok, done.detail) == (False, "smb: smb.service failed")
+    assert site.machine.running["nfs"] is False
