@@ -1,6 +1,7 @@
 """Picks the drivers for a machine. The only place that knows which ones there are."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from middlewared.plugins.power.simulated import SimulatedPower
 from middlewared.plugins.service.simulated import SimulatedServices
 from middlewared.plugins.vip.simulated import SimulatedVirtualIps
 from middlewared.ports import Finding, PortError, Ports
-from middlewared.settings import Settings, SettingsError
+from middlewared.settings import Settings
 
 EXAMINE_MS_MAX = 5_000  # for each driver
 
@@ -64,11 +65,15 @@ class Drivers:
 
 
 def pick(settings: Settings) -> Drivers:
-    """The drivers that the settings name. Raises SettingsError."""
-    if settings.drivers != "simulated":
-        raise SettingsError(
-            "drivers = linux: the drivers for real hardware are not part of this release; see README.md"
-        )
+    """The drivers that the settings name, not started. Raises SettingsError.
+
+    `simulated`: all of them, over the lab's machine. `netns`: the network is real, and the rest the lab's. `linux`: all
+    of a real machine. What a set does not need is not imported.
+    """
+    return {"simulated": _simulated, "netns": _netns, "linux": _linux}[settings.drivers](settings)
+
+
+def _simulated(settings: Settings) -> Drivers:
     machine = SimulatedMachine(Path(settings.machine))
     keeper = FencedDriver(Path(settings.fence.socket))
     ports = Ports(
@@ -85,21 +90,75 @@ def pick(settings: Settings) -> Drivers:
     return Drivers(ports, (machine, keeper))
 
 
-def to_examine(settings: Settings) -> Sequence[Examined]:
-    """The real drivers for `middlewared doctor`, not started; none where everything is simulated."""
-    if settings.drivers == "simulated":
-        return ()
-    # Imported here: a simulated controller does without the libraries of the real drivers.
+def _netns(settings: Settings) -> Drivers:
+    from middlewared.plugins.firewall.nftables import NftablesFirewall
+    from middlewared.plugins.interface.netlink import NetlinkInterfaces
+    from middlewared.plugins.interface.netlink_table import NetworkSettings
+    from middlewared.plugins.vip.keepalived import KeepalivedVirtualIps
+
+    lab = _simulated(settings)
+    network = settings.network
+    interfaces = NetlinkInterfaces(NetworkSettings(network.heartbeat, network.physical, network.ignored))
+    speaker = KeepalivedVirtualIps(_speaker_directory(settings), router_id_base=network.router_id_base)
+    firewall = NftablesFirewall()
+    ports = dataclasses.replace(lab.ports, interfaces=interfaces, virtual_ips=speaker, firewall=firewall)
+    return Drivers(ports, (*lab.parts, interfaces, firewall, speaker), (interfaces, firewall, speaker))
+
+
+def _linux(settings: Settings) -> Drivers:
+    from middlewared.blockdevices import BlockDeviceWatch
     from middlewared.dbus import SystemBus
-    from middlewared.plugins.platform.linux import LinuxPlatform
+    from middlewared.plugins.disk.sysfs import SysfsDisks
+    from middlewared.plugins.firewall.nftables import NftablesFirewall
+    from middlewared.plugins.interface.netlink import NetlinkInterfaces
+    from middlewared.plugins.interface.netlink_table import NetworkSettings
+    from middlewared.plugins.platform.linux import LinuxPlatform, PlatformSettings
+    from middlewared.plugins.pool.commands import ZfsCommands
+    from middlewared.plugins.pool.zfs import ZfsPools
     from middlewared.plugins.power.linux import LinuxPower
     from middlewared.plugins.service.systemd import SystemdServices
     from middlewared.plugins.service.units import stored_units
+    from middlewared.plugins.vip.keepalived import KeepalivedVirtualIps
 
+    network, state_dir = settings.network, Path(settings.state_dir)
     bus = SystemBus()
-    services = SystemdServices(bus, stored_units(Path(settings.state_dir) / "store.db"))
-    platform = LinuxPlatform(bus, settings.node, Path(settings.state_dir))
-    return (bus, services, LinuxPower(bus), platform)
+    watch = BlockDeviceWatch(ignored=settings.fence.exclude)
+    interfaces = NetlinkInterfaces(NetworkSettings(network.heartbeat, network.physical, network.ignored))
+    speaker = KeepalivedVirtualIps(
+        _speaker_directory(settings), unit=network.vrrp_unit, router_id_base=network.router_id_base
+    )
+    firewall = NftablesFirewall()
+    disks = SysfsDisks(watch)
+    pools = ZfsPools(watch, commands=ZfsCommands(altroot=settings.pools.altroot), ignored=settings.pools.ignored)
+    keeper = FencedDriver(Path(settings.fence.socket), settings)
+    services = SystemdServices(bus, stored_units(state_dir / "store.db"))
+    power = LinuxPower(bus)
+    platform = LinuxPlatform(
+        bus, settings.node, state_dir, PlatformSettings(settings.platform.hardware, settings.platform.serial)
+    )
+    ports = Ports(
+        interfaces=interfaces,
+        virtual_ips=speaker,
+        firewall=firewall,
+        disks=disks,
+        pools=pools,
+        fencing=keeper,
+        services=services,
+        power=power,
+        platform=platform,
+    )
+    parts = (bus, power, platform, interfaces, firewall, speaker, disks, pools, keeper)
+    return Drivers(ports, parts, (bus, interfaces, speaker, firewall, disks, pools, keeper, services, power, platform))
+
+
+def _speaker_directory(settings: Settings) -> Path:
+    """keepalived's files; packaging/systemd/middlewared-vrrp.service names them, too."""
+    return Path(settings.run_dir) / "vrrp"
+
+
+def to_examine(settings: Settings) -> Sequence[Examined]:
+    """The real drivers for `middlewared doctor`, not started; none where everything is simulated."""
+    return pick(settings).examined
 
 
 async def examine(examined: Sequence[Examined]) -> list[Finding]:

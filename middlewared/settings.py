@@ -63,6 +63,33 @@ class FenceSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """Real interfaces and VRRP. Patterns are those of fnmatch(3): "docker*"."""
+
+    heartbeat: str = ""  # the interface of the link to the other controller
+    physical: tuple[str, ...] = ()  # interfaces of other kinds (veth, macvlan) that are used like a NIC
+    ignored: tuple[str, ...] = ("docker*", "br-????????????", "virbr*", "cni*")  # others' affair
+    router_id_base: int = 0  # moves the virtual router ids, where others on the network use the same; on both alike
+    vrrp_unit: str = "middlewared-vrrp.service"  # runs keepalived; empty: middlewared starts it itself
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """ZFS pools on the shared disks."""
+
+    altroot: str = "/mnt"  # where their datasets are mounted
+    ignored: tuple[str, ...] = ()  # names of pools that are this controller's own
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformSettings:
+    """What overrides what the machine says of itself; empty: nothing does."""
+
+    hardware: str = ""  # a name such as ECHOWARP
+    serial: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FailoverSettings:
     """How long a phase may take before it counts as failed; a failing export resets the machine."""
 
@@ -77,12 +104,15 @@ class Settings:
     hostname: str = "controller-a"
     state_dir: str = "/var/lib/middlewared"
     run_dir: str = "/run/middleware"
-    drivers: Literal["simulated", "linux"] = "linux"
+    drivers: Literal["simulated", "netns", "linux"] = "linux"
     machine: str = ""  # simulated drivers: the socket of the simulated machine
     api: ApiSettings = field(default_factory=ApiSettings)
     peer: PeerSettings = field(default_factory=PeerSettings)
     fence: FenceSettings = field(default_factory=FenceSettings)
     failover: FailoverSettings = field(default_factory=FailoverSettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    pools: PoolSettings = field(default_factory=PoolSettings)
+    platform: PlatformSettings = field(default_factory=PlatformSettings)
 
     @property
     def socket(self) -> Path:
@@ -135,8 +165,9 @@ def _check(settings: Settings, where: str) -> None:
     fence, peer, api = settings.fence, settings.peer, settings.api
     checks = [
         (settings.node in ("A", "B"), "node must be A or B"),
-        (settings.drivers in ("simulated", "linux"), "drivers must be simulated or linux"),
-        (settings.drivers != "simulated" or settings.machine != "", "drivers = simulated needs machine"),
+        (settings.drivers in ("simulated", "netns", "linux"), "drivers must be simulated, netns or linux"),
+        (settings.drivers == "linux" or settings.machine != "", f"drivers = {settings.drivers} needs machine"),
+        (0 <= settings.network.router_id_base <= 200, "network.router_id_base must be 0..200"),
         (fence.heartbeat_ms >= 10, "fence.heartbeat_ms must be at least 10"),
         (fence.heartbeat_ms * 3 <= fence.alive_ms, "fence.alive_ms must be at least three fence.heartbeat_ms"),
         (fence.alive_ms <= fence.lost_ms, "fence.lost_ms must not be less than fence.alive_ms"),

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from middlewared.auth.passwords import ensure_administrator
 from middlewared.lab.places import (
+    HEARTBEAT_NIC,
+    LOOPBACK,
     NODES,
     PASSWORD,
     PREFIX_LENGTH,
     USER,
-    VIRTUAL_ADDRESSES,
+    Layout,
     Places,
     other,
 )
@@ -29,14 +31,13 @@ drivers = "{drivers}"
 machine = "{machine}"
 
 [api]
-listen = []
-handoff = "{handoff}"
+{api}
 port = {port}
 port_tls = {port_tls}
 certificate = "{state}/api.pem"
 
 [peer]
-listen = "unix:{heartbeat}"
+listen = "{heartbeat}"
 connect = "{peer}:{port_heartbeat}"
 certificate = "{state}/peer.pem"
 peer_certificate = "{state}/peer-other.pem"
@@ -44,6 +45,11 @@ peer_certificate = "{state}/peer-other.pem"
 [fence]
 socket = "{keeper}"
 shelf = "{shelf}"
+
+[network]
+heartbeat = "{heartbeat_nic}"
+physical = ["eth*"]
+vrrp_unit = ""
 """
 
 
@@ -59,28 +65,40 @@ async def write_files(places: Places) -> None:
         write_private(state / "peer-other.pem", public_part(certificates[other(node)]))
         write_private(state / "api.pem", certificates[node])
         places.settings(node).write_text(settings_text(places, node))
-    await _write_store(places.state("a") / STORE_NAME)
+    await _write_store(places.state("a") / STORE_NAME, places.layout)
     shutil.copy(places.state("a") / STORE_NAME, places.state("b") / STORE_NAME)
 
 
 def settings_text(places: Places, node: str) -> str:
     layout = places.layout
+    handed_over = layout.kind == "loopback"
     return _SETTINGS.format(
         node=node,
         letter=node.upper(),
         folder=places.node(node),
         state=places.state(node),
         machine=places.machine(node),
-        handoff=places.handoff(node),
+        api=_api(places, node),
         drivers=layout.drivers,
         port=layout.port,
         port_tls=layout.port_tls,
-        heartbeat=places.heartbeat(node),
+        heartbeat=f"unix:{places.heartbeat(node)}"
+        if handed_over
+        else f"{layout.heartbeat[node]}:{layout.port_heartbeat}",
+        heartbeat_nic=HEARTBEAT_NIC,
         peer=layout.heartbeat[other(node)],
         port_heartbeat=layout.port_heartbeat,
         keeper=places.keeper(node),
         shelf=places.shelf(node),
     )
+
+
+def _api(places: Places, node: str) -> str:
+    """In the loopback lab the room's switch hands accepted connections over."""
+    layout = places.layout
+    if layout.kind == "loopback":
+        return f'listen = []\nhandoff = "{places.handoff(node)}"'
+    return f'listen = ["0.0.0.0:{layout.port}"]\nlisten_tls = ["0.0.0.0:{layout.port_tls}"]'
 
 
 def remove_files(places: Places) -> None:
@@ -105,19 +123,20 @@ def forget_boot(places: Places, node: str) -> None:
             path.unlink(missing_ok=True)
 
 
-async def _write_store(path: Path) -> None:
+async def _write_store(path: Path, layout: Layout) -> None:
     """The pair's configuration: an administrator, a virtual address, two services."""
     store = await Store.open(path)
     try:
         await ensure_administrator(store, USER, PASSWORD)
-        await store.write(_fill)
+        await store.write(lambda transaction: fill(transaction, layout))
         await store.begin_epoch()
     finally:
         await store.close()
 
 
-def _fill(transaction: Transaction) -> None:
-    virtual = [f"{VIRTUAL_ADDRESSES[0]}/{PREFIX_LENGTH}"]
+def fill(transaction: Transaction, layout: Layout = LOOPBACK) -> None:
+    """A pair as its administrator would set it up."""
+    virtual = [f"{layout.virtual[0]}/{PREFIX_LENGTH}"]
     for name, critical, group, addresses in (("eth0", 1, 1, virtual), ("eth1", 0, None, [])):
         transaction.execute(
             "INSERT INTO interface_config (name, critical, failover_group, description, virtual_aliases)"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from middlewared.bus import Event as BusEvent
-from middlewared.lab.files import _fill
+from middlewared.lab.files import fill
 from middlewared.lab.places import LAN_LINKS, NODES
 from middlewared.lab.pool import RING_LBA, label
 from middlewared.lab.shelf import Shelf, ShelfDisk
@@ -97,7 +97,7 @@ class World:
 
     async def _install(self, controller: Controller) -> None:
         store = await Store.open(_STORE, controller.disk.connect)
-        await store.write(_fill)
+        await store.write(fill)
         await store.begin_epoch()
         await store.close()
 
