@@ -75,7 +75,7 @@ class SystemBus:
             async with connected() as bus:
                 version = await bus.get(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "Version")
         except PortError as error:
-            return [Finding("systemd over D-Bus", False, str(error), _REMEDY)]
+            return [Finding("systemd over D-Bus", False, str(error).removesuffix(f": {_REMEDY}"), _REMEDY)]
         return [Finding("systemd over D-Bus", True, str(version))]
 
     async def call(

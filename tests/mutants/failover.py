@@ -96,8 +96,8 @@ FAILOVER: tuple[Mutant, ...] = (
     ),
     Mutant(
         "engine-reset-not-carried-out",
-        "The runner logs the engine's reset, and does not do it.",
-        change(RUNNER, "                self._ports.power.reset(reason)\n", ""),
+        "The runner does not do the engine's reset.",
+        change(RUNNER, "                self._ports.power.reset(reason)\n", "                pass\n"),
         (EXPORT_HANGS,),
     ),
     Mutant(
