@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 CHECKIN_TIMEOUT_S_MAX = 3600
 _RETRY_S = 5.0
+_START_TIMEOUT_S = 10.0  # well within what a plugin has to start
 _ALERT_WAITING = "interface.checkin"
 _ALERT_FAILED = "interface.apply"
 
@@ -53,7 +54,12 @@ class Applier:
     async def start(self) -> None:
         """Follow the store from now on. What fails is an alert, never an error: the daemon has more to do."""
         self._context.store.on_commit(self._on_commit)
-        await self.settle()
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self.settle()
+        except TimeoutError:
+            log.error("the interfaces are not configured after %.0f s: the daemon starts without", _START_TIMEOUT_S)
+            self._news.set()
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:

@@ -87,7 +87,8 @@ def go_back(transaction: Transaction, *, keep_staged: bool = False) -> None:
 
 
 def _put_committed(transaction: Transaction, links: Links) -> None:
-    gone = read(transaction.execute).committed.keys() - links.keys()
+    before = read(transaction.execute).committed
+    gone = {name for name, link in before.items() if link.kind != "PHYSICAL" and name not in links}
     transaction.execute(_PUT, ("COMMITTED", to_text(links), None))
     for row in transaction.execute("SELECT name FROM interface_config"):
         name = row["name"]

@@ -97,9 +97,9 @@ class NetlinkInterfaces(Interfaces, Driver):
         return (await _dump(self._settings)).configs()
 
     async def apply(self, wanted: Sequence[LinkConfig], owned: Sequence[LinkConfig]) -> None:
-        changes = plan(await self.present(), wanted, owned)
         if any(link.name == self._settings.heartbeat for link in wanted):
             raise PortError(f"{self._settings.heartbeat} is the heartbeat interface, which is configured elsewhere")
+        changes = plan(await self.present(), wanted, owned)
         if changes:
             async with AsyncIPRoute(ext_ack=True) as route:
                 await carry_out(changes, lambda change: perform(route, change))

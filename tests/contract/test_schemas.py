@@ -35,7 +35,7 @@ EXPECTED = {
     "system": "info version hostname ready boot_id reboot shutdown",
     "system.advanced": "config",
     "system.general": "config get_ui_urls",
-    "interface": "query update get_instance checkin_waiting has_pending_changes",
+    "interface": "query create update delete get_instance commit checkin rollback checkin_waiting has_pending_changes",
     "pool": "query",
     "disk": "query",
     "service": "query control",

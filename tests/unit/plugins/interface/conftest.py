@@ -154,7 +154,8 @@ class Controller:
 
     async def stop(self) -> None:
         await self.plugin.stop()
-        self.machine.listeners.clear()
+        if isinstance(self.machine, Machine):
+            self.machine.listeners.clear()
         await self.store.close()
 
     async def restart(self) -> None:
@@ -171,6 +172,14 @@ class Controller:
 
     def alert_keys(self) -> list[str]:
         return [row["key"] for row in self.alerts.list()]
+
+
+@pytest.fixture
+async def standing(tmp_path: Path) -> AsyncIterator[Controller]:
+    """One controller that was not started yet: give it another machine first."""
+    controller = Controller("A", tmp_path, Clock())
+    yield controller
+    await controller.stop()
 
 
 @pytest.fixture

@@ -377,3 +377,28 @@ async def test_what_is_new_has_no_place_in_failover_yet(alone: Any) -> None:
     assert (await alone.call("interface.update", "vlan20", {"failover_critical": True}))["failover_critical"]
     with pytest.raises(ValidationErrors, match="takes part in failover"):
         await alone.call("interface.delete", "vlan20")
+
+
+async def test_a_kernel_that_hangs_does_not_keep_the_daemon_from_starting(
+    alone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await alone.call("interface.create", VLAN)
+    await alone.call("interface.commit", {"rollback": False})
+    await alone.stop()
+    alone.machine = type(alone.machine)("A")
+
+    async def hang(change: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr("middlewared.plugins.interface.applier._START_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(alone.machine, "_perform", hang)
+    await alone.start()
+    assert await alone.call("interface.get_instance", "eth0")
+
+
+async def test_a_physical_interface_keeps_its_group_when_its_link_is_reset(alone: Any) -> None:
+    await alone.call("interface.update", "eth2", {"failover_group": 3, "mtu": 9000})
+    await alone.call("interface.commit", {"rollback": False})
+    await alone.call("interface.delete", "eth2")
+    await alone.call("interface.commit", {"rollback": False})
+    assert (await alone.call("interface.get_instance", "eth2"))["failover_group"] == 3

@@ -211,6 +211,26 @@ async def test_aggregations_and_vlans(driver: NetlinkInterfaces, link: LinkConfi
     assert await driver.present() == before
 
 
+async def test_a_commit_on_a_real_kernel_and_its_way_back(
+    driver: NetlinkInterfaces, route: AsyncIPRoute, standing: Any
+) -> None:
+    """An address moves from a port to its bridge, and back; what the kernel had before is what it has after."""
+    await up(route, "eth1")
+    await route.addr("add", index=socket.if_nametoindex("eth1"), address="192.0.1.1", prefixlen=24)
+    before = await driver.present()
+    await until(driver, lambda: driver.nics()[1].addresses == ("192.0.1.1/24",))
+    standing.machine = driver
+    await standing.start()
+    own = [{"address": "192.0.1.1", "netmask": 24}]
+    await standing.call("interface.create", {"type": "BRIDGE", "bridge_members": ["eth1"], "aliases": own})
+    await standing.call("interface.commit", {"checkin_timeout": 30})
+    assert config(await driver.present(), "br0").addresses == ("192.0.1.1/24",)
+    assert config(await driver.present(), "eth1").addresses == ()
+    standing.clock.pass_s(31)
+    await standing.plugin.applier.settle()
+    assert await driver.present() == before
+
+
 async def test_examine_tells_without_being_started(route: AsyncIPRoute) -> None:
     findings = {item.subject: item for item in await NetlinkInterfaces(SETTINGS).examine()}
     assert not findings["heartbeat interface hb0"].ok
