@@ -17,7 +17,9 @@ def main(arguments: Sequence[str], default_config: Path) -> int:
     options = _parser(default_config).parse_args(arguments)
     act: Callable[[LicenceFiles, argparse.Namespace], None] = options.act
     try:
-        act(LicenceFiles(Path(load(options.config).state_dir)), options)
+        settings = load(options.config)
+        options.serial = options.serial or settings.platform.serial
+        act(LicenceFiles(Path(settings.state_dir)), options)
     except SettingsError as error:
         print(f"middlewared licence: {error}", file=sys.stderr)
         return 2

@@ -29,6 +29,7 @@ _NODE_COMMANDS = {
     "resume": "let a frozen controller run again (SIGCONT)",
     "restart-daemon": "kill middlewared alone; the controller's init starts it again",
     "kill-keeper": "kill fenced alone; the controller's init starts it again",
+    "kill-speaker": "kill keepalived alone; middlewared starts it again (--netns)",
 }
 _DISK_COMMANDS = {
     "fail-disk": "the disk answers errors to both controllers",
@@ -77,6 +78,9 @@ def main(argv: list[str]) -> int:
     except LabError as error:
         print(f"middlewared lab: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # `middlewared lab status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         return 130
 

@@ -49,6 +49,7 @@ class Control:
             "resume": self._power,
             "restart-daemon": self._power,
             "kill-keeper": self._power,
+            "kill-speaker": self._power,
             "cut": self._cut,
             "heal": self._heal,
             "fail-disk": self._disk,
@@ -95,6 +96,8 @@ class Control:
                 room.restart_daemon(node)
             case "kill-keeper":
                 room.kill_keeper(node)
+            case "kill-speaker":
+                await room.kill_speaker(node)
 
     async def _cut(self, args: dict[str, Any]) -> None:
         await self._room.set_link(_link(args["link"]), up=False)

@@ -123,6 +123,11 @@ class Room:
         self._tell_awake(node, "kill_keeper")
         self.on_news(f"fenced on {node.upper()} is killed")
 
+    async def kill_speaker(self, node: str) -> None:
+        self._check_awake(node)
+        await self.around.kill_speaker(node)
+        self.on_news(f"keepalived on {node.upper()} is killed")
+
     async def set_link(self, link: str, up: bool) -> None:
         """Cut or heal one link; both ends see the carrier change at once."""
         if self.links[link] == up:
@@ -268,10 +273,13 @@ class Room:
             wire.send_event(event, data)
 
     def _tell_awake(self, node: str, event: str) -> None:
+        self._check_awake(node)
+        self._tell(node, event, None)
+
+    def _check_awake(self, node: str) -> None:
         state = self.supplies[node].state
         if state is not Power.ON:
             raise LabError(f"controller {node.upper()} is {state}")
-        self._tell(node, event, None)
 
     def _see(self, node: str) -> None:
         view = self.views[node]

@@ -66,7 +66,8 @@ class Screen:
         self._print("")
         self._print("  What to try next, in another terminal:")
         self._print("")
-        self._print(f"    {control} --url {url} --user {USER} --password {PASSWORD} system failover status")
+        inside = f"{program} lab exec client " if layout.kind == "netns" else ""
+        self._print(f"    {inside}{control} --url {url} --user {USER} --password {PASSWORD} system failover status")
         for command, note in commands:
             self._print(f"    {program} lab {command:{width}}   {self._paint(note, _DIM)}")
         self._print("")
@@ -96,7 +97,7 @@ class Screen:
         links = [(name, "up" if up else "cut") for name, up in status["links"].items()]
         self._table(("link", "state"), links)
         self._print("")
-        self._table(("disk", "state", "reserved by"), [_disk_row(disk) for disk in status["disks"]])
+        self._table(("disk", "state", "reserved by"), _folded([_disk_row(disk) for disk in status["disks"]]))
         self._print("")
         self._print(f"  {status['directory']}, up for {status['uptime_s']:.0f} s")
 
@@ -125,6 +126,17 @@ def _controller_row(node: str, controller: dict[str, Any], answer: tuple[str, li
         ", ".join(pools) or "-",
         ", ".join(address.partition("/")[0] for address in controller["virtual_addresses"]) or "-",
     ]
+
+
+def _folded(rows: list[list[str]]) -> list[list[str]]:
+    """Neighbours of which the same is to be said share a row."""
+    folded: list[list[str]] = []
+    for row in rows:
+        if folded and folded[-1][1:] == row[1:]:
+            folded[-1][0] = f"{folded[-1][0].partition('-')[0]}-{row[0]}"
+        else:
+            folded.append(row)
+    return folded
 
 
 def _process(pid: int | None) -> str:

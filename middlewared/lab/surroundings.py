@@ -39,6 +39,9 @@ class Surroundings(Protocol):
 
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None: ...
 
+    async def kill_speaker(self, node: str) -> None:
+        """SIGKILL of the VRRP speaker alone; its addresses stay where they are."""
+
     async def restart_shelf(self) -> None:
         """The target restarts: reservations without APTPL are forgotten, and what was queued is lost."""
 
@@ -105,6 +108,9 @@ class Loopback:
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
         change = self._shelf.pull if pulled else self._shelf.push
         change(node, lun)
+
+    async def kill_speaker(self, node: str) -> None:
+        raise LabError("in this lab the VRRP speaker is a part of the simulated kernel: use `lab up --netns`")
 
     async def restart_shelf(self) -> None:
         self._shelf.restart()

@@ -140,9 +140,11 @@ class Guard:
         self._say()
 
     def _lost(self, reason: str) -> None:
-        """Fail closed (S3): whoever lost a reservation must not live on as if it had it."""
+        """Fail closed (S3): whoever lost a reservation must not live on as if it had it.
+
+        Nothing is logged before: a log may wait for the very disk that is stuck. The reset itself says why.
+        """
         self._dead = reason
-        log.critical("resetting this controller: %s", reason)
         self._say()
         self._reset(reason)
 

@@ -80,7 +80,7 @@ class Keeper:
 
 def _reset(settings: Settings) -> Reset:
     if in_lab(settings):
-        return ConsoleReset(Path(settings.state_dir))
+        return ConsoleReset(Path(settings.machine).parent)
     sysrq = Sysrq("fenced")
     sysrq.prepare()
     return sysrq

@@ -16,8 +16,9 @@ class Reset(Protocol):
 class ConsoleReset:
     """A simulated controller: all its processes are one process group, and its console is a file."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self._console = state_dir / "console.log"
+    def __init__(self, folder: Path) -> None:
+        """`folder`: the lab's, of this controller."""
+        self._console = folder / "console.log"
 
     def reset(self, reason: str) -> None:
         line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} fenced: resetting this controller: {reason}\n"

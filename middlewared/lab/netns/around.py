@@ -1,5 +1,6 @@
 """The surroundings of controllers that live in network namespaces: a real switch, real cables, a real iSCSI target."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -97,6 +98,12 @@ class Namespaces:
         if not frozen:
             await self._network.unmute(node, "eth0")
             await self._network.unmute(node, "eth1")
+
+    async def kill_speaker(self, node: str) -> None:
+        for pid in self._processes(node):
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == "keepalived":
+                    os.kill(pid, signal.SIGKILL)
 
     async def set_link(self, link: str, *, up: bool) -> None:
         self._up[link] = up
