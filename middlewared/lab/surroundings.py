@@ -5,7 +5,7 @@ import time
 from typing import Protocol
 
 from middlewared.lab.cable import Cable
-from middlewared.lab.places import DISK_LINKS, LAN_LINKS, NODES, Places
+from middlewared.lab.places import DISK_LINKS, LAN_LINKS, NODES, LabError, Places
 from middlewared.lab.pool import label
 from middlewared.lab.shelf import Shelf, ShelfDisk
 from middlewared.lab.shelf_server import ShelfServer

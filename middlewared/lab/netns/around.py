@@ -101,8 +101,8 @@ class Namespaces:
 
     async def kill_speaker(self, node: str) -> None:
         for pid in self._processes(node):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text().strip() == "keepalived":
+            if _name(pid) == "keepalived":
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     async def set_link(self, link: str, *, up: bool) -> None:
@@ -195,3 +195,11 @@ class Namespaces:
                 except OSError:
                     continue  # it has ended meanwhile
         return found
+
+
+def _name(pid: int) -> str:
+    """Of a process; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
