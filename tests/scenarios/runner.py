@@ -31,7 +31,7 @@ class Played:
     simulated_s: float
 
 
-OnAction = Callable[["Player", int, str], None]  # (player, number of the action, whose)
+OnAction = Callable[["Player", int, str, Action], None]  # (player, number of the action, whose, which)
 
 
 class Player:
@@ -132,7 +132,7 @@ class Player:
             if isinstance(what, Action):
                 self.actions += 1
                 if self._on_action is not None:
-                    self._on_action(self, self.actions, node)
+                    self._on_action(self, self.actions, node, what)
 
         world.on_engine = engine
 

@@ -158,9 +158,13 @@ class World:
         """
         if self.loop.now_s - self._noted_s < STILL_S:
             return False
+        return all(wake_ms is None for wake_ms in self.wakes_ms())
+
+    def wakes_ms(self) -> list[int | None]:
+        """What time each running engine waits for."""
         daemons = [controller.daemon for controller in self.controllers.values() if controller.powered]
         engines = [daemon.failover.controller.runner for daemon in daemons if daemon is not None and daemon.failover]
-        return all(next_wake_ms(engine.state) is None for engine in engines)
+        return [next_wake_ms(engine.state) for engine in engines]
 
     def skip_to(self, at_s: float) -> None:
         """Time passes while nothing happens."""
