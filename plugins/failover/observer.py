@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 # back when all links return at once, and an untroubled MASTER is not deposed by a photo finish.
 _PRIORITY_LEADING = 254
 _PRIORITY = {"A": 240, "B": 238}
-_ADVERT_MS_MIN = 100
+_ADVERT_MS = 100  # three missed ones are an election; whether the MASTER is dead, the disks say
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,8 @@ def read_config(store: Store) -> PairConfig:
 def vrrp_instances(config: PairConfig, node: str, *, leading: bool) -> tuple[VrrpInstance, ...]:
     """One virtual router per interface that has virtual addresses; the same numbers on both controllers."""
     priority = _PRIORITY_LEADING if leading else _PRIORITY[node]
-    advert_ms = max(_ADVERT_MS_MIN, config.timeout_s * 1000 // 3)  # three missed adverts are a death
     return tuple(
-        VrrpInstance(interface.name, interface.virtual_addresses, router_id, priority, advert_ms)
+        VrrpInstance(interface.name, interface.virtual_addresses, router_id, priority, _ADVERT_MS)
         for router_id, interface in enumerate(config.interfaces, start=1)
         if interface.virtual_addresses
     )

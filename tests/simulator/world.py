@@ -263,10 +263,6 @@ class World:
         process = controller.process("daemon")
         return controller.powered and process is not None and not process.stops
 
-    def timeout_s(self) -> int:
-        """The administrator's patience, the larger of both copies."""
-        return max(controller.disk.timeout_s() for controller in self.controllers.values())
-
     def why(self, node: str) -> str:
         """What the engine says of itself, for a human."""
         daemon = self.controllers[node].daemon
