@@ -34,7 +34,7 @@ class Machine:
         self._node = node
         self._sending: set[asyncio.Task[Any]] = set()
         self._room = LineClient(places.room, self._on_room_event, self._room_lost)
-        self._server = LineServer(self._handle)
+        self._server = LineServer(self._handle, lambda daemon: self._kernel.daemon_ended())
         disks = BlockDevices(places.shelf(node), lambda: self._kernel.disks_changed())
         self._kernel = Kernel(node, str(uuid.uuid4()), self, disks)
         config = ["--config", str(places.settings(node))]
