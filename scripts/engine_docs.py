@@ -68,7 +68,8 @@ FAILURE_WORDS: dict[object, str] = {
 LIMIT_WORDS = {
     "fence_retry_ms": "until a living peer on the disks is asked for again",
     "error_retry_ms": "in ERROR, until the takeover is tried again",
-    "stand_aside_ms": "as BACKUP after giving up, until it may be elected again, unless the other leads before",
+    "stand_aside_ms": "as BACKUP after giving up, or after it was elected in place of a MASTER whose links are back, "
+    "until it may be elected again, unless the other leads before",
     "rival_grace_ms": "until a MASTER gives way to another that was elected",
     "isolated_grace_ms": "until a MASTER without links gives way if it cannot ask the other; the administrator's "
     "timeout if that is longer",

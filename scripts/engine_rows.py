@@ -143,6 +143,10 @@ def _gives_way_at_once(t: Transition) -> bool:
     return t.after.election.lost is not None and engine._grace_ms(t.after) == 0
 
 
+def _outvoted(t: Transition) -> bool:
+    return t.after.election.elected and t.after.peer is not None and t.after.peer.outvoted
+
+
 # What an outcome may depend on beside the event: (words when so, words when not, test). All look at what is known after
 # the event; the engine's own functions are asked where it has one.
 Test = Callable[[Transition], bool]
@@ -152,6 +156,7 @@ CONDITIONS: tuple[tuple[str, str, Test], ...] = (
     ("the role falls to it", "the role does not fall to it", lambda t: engine._entitled(t.after)),
     ("the other has taken over", "the other has not taken over", _taken_over),
     ("an operator forces it", "nobody forces it", lambda t: t.before.forced),
+    ("the other has its links back", "the other has not its links back", _outvoted),
     ("its links are down, the other could lead, and the timeout is 0", _OTHERWISE, _gives_way_at_once),
 )
 

@@ -51,6 +51,7 @@ PEERS = (
     PeerView(master=False, could_lead=False),
     PeerView(master=False, could_lead=True),
     PeerView(master=True, could_lead=True),
+    PeerView(master=True, could_lead=True, outvoted=True),
 )
 ANYTIME: tuple[Event, ...] = (
     *map(Configured, CONFIGS),

@@ -137,6 +137,10 @@ class Kernel:
                 raise LineError("EINVAL", f"unknown operation {op!r}")
         return None
 
+    def daemon_ended(self) -> None:
+        """Its programs die with it: systemd ends the whole control group before it starts the unit again."""
+        self._loading += 1
+
     async def _load_rules(self, allow: bool) -> None:
         """For a driver. A program that loads rules and hangs is killed by the next one that does."""
         self._loading += 1

@@ -34,7 +34,7 @@ class Machine:
         self.node = node
         self._sending: set[asyncio.Task[Any]] = set()
         self._room = LineClient(places.room, self._on_room_event, self._room_lost)
-        self._server = LineServer(self._handle)
+        self._server = LineServer(self._handle, lambda daemon: self.kernel.daemon_ended())
         self.disks = BlockDevices(places.shelf(node), lambda: self.kernel.disks_changed())
         self.kernel = Kernel(node, str(uuid.uuid4()), self, self.disks)
         config = ["--config", str(places.settings(node))]

@@ -15,7 +15,7 @@ from middlewared.plugins.failover.observer import Observer, vrrp_instances
 from middlewared.plugins.failover.progress import Progress
 from middlewared.plugins.failover.publisher import Publisher
 from middlewared.plugins.failover.runner import Runner
-from middlewared.plugins.failover.state import Config, Limits, PeerView, Phase, Role, State
+from middlewared.plugins.failover.state import Config, Limits, Lost, PeerView, Phase, Role, State
 from middlewared.plugins.failover.sync import ConfigSync
 from middlewared.plugins.failover.worker import Worker
 from middlewared.ports import PortError, VrrpInstance
@@ -212,7 +212,8 @@ class FailoverController:
         master = other.role in (Role.MASTER, Role.TAKING, Role.YIELDING)
         if other.role is Role.MASTER:
             self._context.alerts.clear("failover.error")
-        self._post_news(PeerChanged(PeerView(master, other.could_lead)))
+        outvoted = other.role is Role.MASTER and other.could_lead and fold(other.interfaces).lost is Lost.RIVAL
+        self._post_news(PeerChanged(PeerView(master, other.could_lead, outvoted)))
         self._publish()
 
     def _peer_lost(self) -> None:

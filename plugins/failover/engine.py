@@ -121,7 +121,7 @@ def _done(state: State, done: Done, now_ms: int) -> Step:
     if phase is Phase.RELEASING:
         return _released(state, now_ms)
     if phase is Phase.FENCING:
-        state = replace(state, fenced=True)
+        state = replace(state, fenced=True, error="")
     return _enter(state, _NEXT[phase], now_ms)
 
 
@@ -281,10 +281,15 @@ def _entitled(state: State) -> bool:
 
 
 def _retry_fencing(state: State, now_ms: int) -> Step:
-    if not (_entitled(state) or state.forced):
-        state = replace(state, retry_at_ms=None, cause="the other controller is alive and keeps the role")
-        return _arrived(state, Role.BACKUP, changed=False, refusal=state.error)
-    return _enter(state, Phase.FENCING, now_ms) if _due(state, now_ms) else (state, ())
+    """Wait for a living MASTER to give way. If its links return before it does, it gets the addresses back: it does not
+    preempt the one who was elected meanwhile, so that one leaves the election until the MASTER is heard (_maybe_take).
+    """
+    outvoted = state.election.elected and state.peer is not None and state.peer.outvoted
+    if state.forced or (_entitled(state) and not outvoted):
+        return _enter(state, Phase.FENCING, now_ms) if _due(state, now_ms) else (state, ())
+    aside_until_ms = now_ms + state.limits.stand_aside_ms if outvoted else None
+    state = replace(state, retry_at_ms=aside_until_ms, cause="the other controller is alive and keeps the role")
+    return _arrived(state, Role.BACKUP, changed=False, refusal=state.error)
 
 
 def _maybe_take(state: State, now_ms: int) -> Step:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # back when all links return at once, and an untroubled MASTER is not deposed by a photo finish.
 _PRIORITY_LEADING = 254
 _PRIORITY = {"A": 240, "B": 238}
-_ADVERT_MS_MIN = 100
+_ADVERT_MS = 100  # three missed ones are an election; whether the MASTER is dead, the disks say
 _ROUTER_IDS = 255
 
 
@@ -73,7 +73,6 @@ def read_config(store: Store) -> PairConfig:
 def vrrp_instances(config: PairConfig, node: str, *, leading: bool) -> tuple[VrrpInstance, ...]:
     """One virtual router per interface that has virtual addresses; the same numbers on both controllers."""
     priority = _PRIORITY_LEADING if leading else _PRIORITY[node]
-    advert_ms = max(_ADVERT_MS_MIN, config.timeout_s * 1000 // 3)  # three missed adverts are a death
     wanted = [interface for interface in config.interfaces if interface.virtual_addresses]
     router_ids = _router_ids([interface.name for interface in wanted])
     return tuple(
@@ -82,7 +81,7 @@ def vrrp_instances(config: PairConfig, node: str, *, leading: bool) -> tuple[Vrr
             interface.virtual_addresses,
             router_ids[interface.name],
             priority,
-            advert_ms,
+            _ADVERT_MS,
             own=interface.own_addresses.get(node, ()),
             others=interface.own_addresses.get("B" if node == "A" else "A", ()),
         )

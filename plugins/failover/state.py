@@ -52,6 +52,7 @@ class PeerView:
 
     master: bool  # it has the pools, or is taking or giving them up
     could_lead: bool  # booted, and its critical links are up
+    outvoted: bool = False  # it is MASTER and its links are up, but we were elected to speak for the addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Config:
     available: bool  # licensed, and a virtual address on a critical interface: a pair at all
     enabled: bool  # not administratively disabled
     designated: bool  # this controller keeps the role while failover is disabled or there is no pair
-    timeout_ms: int = 0  # the administrator's patience with a lost link
+    timeout_ms: int = 0  # the administrator's patience with a MASTER that lives and has lost its links
 
 
 @dataclass(frozen=True, slots=True)

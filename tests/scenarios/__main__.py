@@ -5,6 +5,7 @@ import difflib
 import sys
 import time
 
+from middlewared.plugins.failover.actions import Action
 from tests.scenarios.crash import Crash
 from tests.scenarios.interruption import play_to_the_end, try_all
 from tests.scenarios.runner import Outcome, Player, everything, quieten
@@ -44,7 +45,7 @@ def crash(script: Script, wanted: Crash) -> int:
     """One interrupted scenario, with everything that happens to the end."""
     quieten()
 
-    def acted(player: Player, number: int, actor: str) -> None:
+    def acted(player: Player, number: int, actor: str, action: Action) -> None:
         if number == wanted.number and player.world is not None:
             player.crash = wanted
             wanted.prepare(player.world, actor)

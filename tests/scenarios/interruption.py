@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+import gc
 import json
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from middlewared.errors import CallError
 from middlewared.lab.places import NODES
+from middlewared.plugins.failover.actions import Action, Perform
 from tests.scenarios import stage
 from tests.scenarios.crash import Crash, crashes
 from tests.scenarios.runner import Player, quieten
@@ -19,6 +21,7 @@ from tests.simulator.commands import CommandError
 from tests.simulator.world import World
 
 HEAL_MS = 40_000.0
+STEADY_MS = 4_000.0  # healthy for longer than any oracle waits before it objects: it stays so
 _LOOK_MS = 1000.0
 _PATIENCE_S = 120  # of real time, for one copy of the world
 
@@ -53,6 +56,7 @@ class _Interrupter:
         self._chosen = chosen
         self._failures: list[tuple[Crash, str]] = []
         self._count = 0
+        self._last: dict[str, tuple[Action | None, int]] = {}  # by controller: its last action, and how often in a row
         self._answer: int | None = None  # in a copy: where to say how it ended
 
     def run(self) -> Trials:
@@ -68,8 +72,16 @@ class _Interrupter:
             os._exit(0)
         return Trials(self._script.name, self._count, tuple(self._failures))
 
-    def _acted(self, player: Player, number: int, actor: str) -> None:
-        if self._answer is not None:
+    def _repeats(self, actor: str, action: Action) -> bool:
+        """The third time in a row that it does the same is like the second: asking again for disks that are held."""
+        done = dataclasses.replace(action, op=0) if isinstance(action, Perform) else action
+        last, count = self._last.get(actor, (None, 0))
+        count = count + 1 if done == last else 1
+        self._last[actor] = (done, count)
+        return count > 2
+
+    def _acted(self, player: Player, number: int, actor: str, action: Action) -> None:
+        if self._answer is not None or self._repeats(actor, action):
             return
         assert player.world is not None
         for crash in crashes(self._script.name, number):
@@ -82,6 +94,7 @@ class _Interrupter:
                 os.close(reading)
                 asyncio._set_running_loop(player.world.loop)  # it knows by the process's number that it runs
                 signal.alarm(_PATIENCE_S)
+                gc.disable()  # a copy is short-lived, and collecting would copy every page of its parent
                 self._answer = writing
                 player.crash = crash
                 crash.prepare(player.world, actor)
@@ -110,9 +123,10 @@ def after_the_heal(world: World) -> str:
     """Everything is mended: exactly one MASTER serves, with the pool, and both say that failover would work."""
     world.do("heal-all")
     restored = False
-    end_s = world.now_s + HEAL_MS / 1000
-    while world.now_s < end_s and not world.oracles.violation:
+    steady_ms, end_s = 0.0, world.now_s + HEAL_MS / 1000
+    while world.now_s < end_s and steady_ms < STEADY_MS and not world.oracles.violation:
         world.run_ms(_LOOK_MS)
+        steady_ms = steady_ms + _LOOK_MS if restored and _steady(world) else 0.0
         master = world.master()
         if master is not None and not restored:
             daemon = world.controllers[master].daemon
@@ -127,6 +141,11 @@ async def _restore(store: object) -> None:
         await store.write(stage.restore_configuration)  # type: ignore[attr-defined]  # a Store
     except CallError:
         return  # seen in the verdict at the end
+
+
+def _steady(world: World) -> bool:
+    """Healthy, and no engine waits for a time to come."""
+    return not _unhealthy(world) and all(wake_ms is None for wake_ms in world.wakes_ms())
 
 
 def _unhealthy(world: World) -> str:

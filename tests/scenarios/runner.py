@@ -31,7 +31,7 @@ class Played:
     simulated_s: float
 
 
-OnAction = Callable[["Player", int, str], None]  # (player, number of the action, whose)
+OnAction = Callable[["Player", int, str, Action], None]  # (player, number of the action, whose, which)
 
 
 class Player:
@@ -51,6 +51,7 @@ class Player:
         self._transcript: Transcript | None = None
         self._base_s = 0.0
         self._started = False
+        self._acted = False  # since the last wait: a condition that holds right now says nothing of what was done
 
     def render(self) -> str:
         """What happened so far, and since."""
@@ -86,6 +87,7 @@ class Player:
         match words[0]:
             case "wait":
                 self._wait(world, words[1:])
+                self._acted = False
                 return transcript.take(self._base_s)
             case "expect":
                 if self.crash is None and not stage.condition(world, words[1:])():
@@ -96,6 +98,7 @@ class Player:
             case "try":
                 return stage.attempt(world, words[1:]) if self.trying else []
         self._base_s = world.now_s
+        self._acted = True
         if words[0] == "interface":
             world.touched_s = world.now_s
             stage.interface(world, words[1:])
@@ -129,7 +132,7 @@ class Player:
             if isinstance(what, Action):
                 self.actions += 1
                 if self._on_action is not None:
-                    self._on_action(self, self.actions, node)
+                    self._on_action(self, self.actions, node, what)
 
         world.on_engine = engine
 
@@ -142,7 +145,10 @@ class Player:
         if len(words) > 2 and words[-2] == "within":
             bound_s = stage.seconds(words[-1])
             words = words[:-2]
-        if not world.run_until(stage.condition(world, words), bound_s * 1000, stage.STEP_MS) and self.crash is None:
+        holds = stage.condition(world, words)
+        if self._acted and holds() and self.crash is None:
+            self.trouble = f"`wait until {' '.join(words)}`: it is so already, before anything could happen"
+        elif not world.run_until(holds, bound_s * 1000, stage.STEP_MS) and self.crash is None:
             self.trouble = world.oracles.violation or f"`wait until {' '.join(words)}`: not within {bound_s:g} s"
 
 

@@ -11,6 +11,7 @@ Then commands of the simulator, and:
     wait 3s | wait 250ms        let time pass; everything that happens is shown, with its time since the last command
     wait until b is MASTER      … at most 30 s, or `within 90s` at the end; also: `b has CODE`, `b lacks CODE`,
                                 `b serves`, `healthy` (one MASTER that clients reach, no reasons)
+                                What holds right after a command was no news of it: that is an error
     expect CONDITION            one of those, now
     show                        status, what is held, and reasons, on both controllers
     try a METHOD [JSON…]        `call`, in a copy of the world: the answer, and where the pair ends up; the scenario

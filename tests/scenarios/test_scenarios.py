@@ -12,12 +12,6 @@ from tests.scenarios.__main__ import difference
 from tests.scenarios.runner import Outcome, everything
 from tests.scenarios.script import find, names
 
-# Name -> what is wrong with the product there. Strict: whoever mends it has to take the entry away.
-KNOWN: dict[str, str] = {
-    "039-patience-with-a-lost-link": "the MASTER's VRRP speaker waits out a whole advert interval before it speaks "
-    "again, and the standby's, which began to count earlier, is elected first",
-}
-
 # Every call that an operator can make about roles, in every status.
 CALLS = (
     "failover.force_master",
@@ -43,15 +37,8 @@ def outcomes() -> dict[str, Outcome]:
 @pytest.mark.parametrize("name", names())
 def test_a_transcript_is_what_happens(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]
-    if name in KNOWN:
-        assert outcome.trouble or not outcome.fresh, f"{name} is mended: take it out of KNOWN, and rewrite it"
-        pytest.xfail(KNOWN[name])
     assert not outcome.trouble, f"{outcome.trouble}\n    python -m tests.scenarios --print {name}"
     assert outcome.fresh, "\n" + difference(outcome)
-
-
-def test_what_is_known_exists() -> None:
-    assert sorted(KNOWN.keys() - set(names())) == []
 
 
 # ------------------------------------------------------------------------------------------ what they tell

@@ -73,7 +73,8 @@ def _config(config: Config) -> str:
 def _peer(peer: PeerView | None) -> str:
     if peer is None:
         return "is not reachable"
-    return f"{'leads' if peer.master else 'does not lead'}{'' if peer.could_lead else ', and could not'}"
+    outvoted = ", but has lost the election" if peer.outvoted else ""
+    return f"{'leads' if peer.master else 'does not lead'}{'' if peer.could_lead else ', and could not'}{outvoted}"
 
 
 def _done(what: Done, phase: str) -> str:

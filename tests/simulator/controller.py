@@ -210,8 +210,8 @@ class Controller:
         blocks = self._blocks = Blocks(
             self.world.fabric, self.node, lambda: self.kernel.disks_changed() if self.kernel else None
         )
-        self.kernel = Kernel(self.node, f"{self.node}-boot-{self.boots}", self, blocks)
-        self._server = LineServer(self._handle)
+        kernel = self.kernel = Kernel(self.node, f"{self.node}-boot-{self.boots}", self, blocks)
+        self._server = LineServer(self._handle, lambda daemon: kernel.daemon_ended())
         self.kernel.power_on(self.world.pools, self.links(), self.properties)
         await self._server.start(Path(self.settings.machine))
         self._start_keeper()

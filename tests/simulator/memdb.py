@@ -45,9 +45,6 @@ class MemoryDisk:
             copy.close()
         return found
 
-    def timeout_s(self) -> int:
-        return int(next(self._anchor.execute("SELECT timeout_s FROM failover_config"))[0])  # type: ignore[arg-type]  # an integer column
-
     def close(self) -> None:
         self._anchor.close()
 

@@ -154,9 +154,13 @@ class World:
         """
         if self.loop.now_s - self._noted_s < STILL_S:
             return False
+        return all(wake_ms is None for wake_ms in self.wakes_ms())
+
+    def wakes_ms(self) -> list[int | None]:
+        """What time each running engine waits for."""
         daemons = [controller.daemon for controller in self.controllers.values() if controller.powered]
         engines = [daemon.failover.controller.runner for daemon in daemons if daemon is not None and daemon.failover]
-        return all(next_wake_ms(engine.state) is None for engine in engines)
+        return [next_wake_ms(engine.state) for engine in engines]
 
     def skip_to(self, at_s: float) -> None:
         """Time passes while nothing happens."""
@@ -254,10 +258,6 @@ class World:
         controller = self.controllers[node]
         process = controller.process("daemon")
         return controller.powered and process is not None and not process.stops
-
-    def timeout_s(self) -> int:
-        """The administrator's patience, the larger of both copies."""
-        return max(controller.disk.timeout_s() for controller in self.controllers.values())
 
     def why(self, node: str) -> str:
         """What the engine says of itself, for a human."""

@@ -225,6 +225,34 @@ def test_a_link_that_returns_has_its_own_time() -> None:
     assert next_wake_ms(engine.state) is None
 
 
+def test_a_living_master_whose_links_return_gets_the_addresses_back() -> None:
+    """It does not preempt the one that was elected meanwhile; a MASTER that is only not heard has not lost them."""
+    engine = Engine().boot()
+    engine.tell(PeerChanged(PeerView(master=True, could_lead=False)))
+    engine.tell(Elected(ELECTED))
+    engine.fail(code=FenceCode.PEER_ALIVE)
+    assert engine.tell(PeerChanged(LEADER)) == []
+    assert engine.tell(PeerChanged(replace(LEADER, outvoted=True))) == [Participate(False)]
+    assert engine.state.role is Role.BACKUP
+    assert engine.tell(Elected(Election())) == [Participate(True)]
+
+
+def test_an_answer_of_the_disks_comes_after_the_links_have_returned() -> None:
+    engine = Engine().boot()
+    engine.tell(PeerChanged(replace(LEADER, outvoted=True)))
+    engine.tell(Elected(ELECTED))
+    assert engine.fail(code=FenceCode.PEER_ALIVE) == [Participate(False)]
+
+
+def test_force_does_not_hand_the_addresses_back() -> None:
+    engine = Engine().boot()
+    engine.tell(Asked(1, Wish.FORCE_MASTER, "test"))
+    engine.tell(Elected(ELECTED))
+    engine.fail(code=FenceCode.PEER_ALIVE)
+    engine.tell(PeerChanged(replace(LEADER, outvoted=True)))
+    assert engine.state.role is Role.TAKING
+
+
 def test_services_that_do_not_start_do_not_keep_the_pools_away() -> None:
     engine = Engine().boot()
     engine.tell(Elected(ELECTED))

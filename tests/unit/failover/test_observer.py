@@ -52,3 +52,9 @@ def test_the_leader_is_the_most_eager_and_otherwise_a_before_b() -> None:
         return vrrp_instances(CONFIG, node, leading=leading)[0].priority
 
     assert priority("A", True) == priority("B", True) > priority("A", False) > priority("B", False)
+
+
+def test_patience_does_not_make_the_speaker_slow() -> None:
+    """It is the MASTER's with its own links; a dead one is noticed all the same."""
+    patient = dataclasses.replace(CONFIG, timeout_s=60)
+    assert vrrp_instances(patient, "A", leading=True) == vrrp_instances(CONFIG, "A", leading=True)
