@@ -30,7 +30,11 @@ def test_blocking_brings_the_rules_along() -> None:
 
 
 def test_allowing_only_adds() -> None:
-    assert allowing() == FRAME + "add element inet middlewared open { ipv4, ipv6 }\n"
+    assert allowing() == (
+        "add table inet middlewared\n"
+        "add set inet middlewared open { type nf_proto; }\n"
+        "add element inet middlewared open { ipv4, ipv6 }\n"
+    )
 
 
 @pytest.mark.parametrize("address", ["192.0.2.10 } accept", "", "eth0", "192.0.2.0.1"])
