@@ -157,6 +157,11 @@ class Pool:
     size_bytes: int = 0
     allocated_bytes: int = 0
 
+    @property
+    def suspended(self) -> bool:
+        """Too many of its disks do not answer or refuse: what is written waits for ever."""
+        return self.status == "SUSPENDED"
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:

@@ -21,7 +21,8 @@ ROLE_WORDS = {
     Role.BACKUP: "It rests. After giving the role up it stands aside for a while, so that the other can take over.",
     Role.TAKING: "It is becoming MASTER.",
     Role.MASTER: "It has the pools and serves. When it loses the election, it gives way after the grace that stands "
-    "below or the administrator's timeout. It stays if the other could not lead, without a pair, and if it is the "
+    "below or the administrator's timeout; and when a pool is suspended, it resets, so that the other can take over. "
+    "It stays if the other could not lead, without a pair, and if it is the "
     "designated one and failover is disabled.",
     Role.YIELDING: "It gives everything up: because it was told to or lost the election, or because a takeover failed.",
     Role.ERROR: "A takeover failed. It stays out of the election and tries again after a while.",
@@ -147,6 +148,10 @@ def _outvoted(t: Transition) -> bool:
     return t.after.election.elected and t.after.peer is not None and t.after.peer.outvoted
 
 
+def _stuck(t: Transition) -> bool:
+    return t.after.suspended and engine._replaceable(t.after)
+
+
 # What an outcome may depend on beside the event: (words when so, words when not, test). All look at what is known after
 # the event; the engine's own functions are asked where it has one.
 Test = Callable[[Transition], bool]
@@ -157,6 +162,7 @@ CONDITIONS: tuple[tuple[str, str, Test], ...] = (
     ("the other has taken over", "the other has not taken over", _taken_over),
     ("an operator forces it", "nobody forces it", lambda t: t.before.forced),
     ("the other has its links back", "the other has not its links back", _outvoted),
+    ("a pool is suspended, and the other could lead", "no pool is suspended", _stuck),
     ("its links are down, the other could lead, and the timeout is 0", _OTHERWISE, _gives_way_at_once),
 )
 

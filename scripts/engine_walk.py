@@ -21,6 +21,7 @@ from middlewared.plugins.failover.events import (
     Event,
     FenceLost,
     PeerChanged,
+    PoolsChanged,
     Tick,
     Wish,
 )
@@ -57,6 +58,7 @@ ANYTIME: tuple[Event, ...] = (
     *map(Configured, CONFIGS),
     *map(Elected, ELECTIONS),
     *map(PeerChanged, PEERS),
+    *(PoolsChanged(suspended) for suspended in (False, True)),
     FenceLost(),
     *(Asked(NEXT_REQUEST, wish, "an operator") for wish in Wish),
     Tick(),

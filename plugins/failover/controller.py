@@ -9,7 +9,16 @@ from pathlib import Path
 from middlewared.bus import Event as BusEvent
 from middlewared.plugin import Context
 from middlewared.plugins.failover.election import fold
-from middlewared.plugins.failover.events import Configured, Discovered, Elected, Event, FenceLost, PeerChanged, Wish
+from middlewared.plugins.failover.events import (
+    Configured,
+    Discovered,
+    Elected,
+    Event,
+    FenceLost,
+    PeerChanged,
+    PoolsChanged,
+    Wish,
+)
 from middlewared.plugins.failover.facts import Facts, from_wire
 from middlewared.plugins.failover.observer import Observer, vrrp_instances
 from middlewared.plugins.failover.progress import Progress
@@ -36,7 +45,7 @@ class FailoverController:
         self._ports = ports
         self._ready = False
         self._was_held = False
-        self._said: dict[type, Event] = {}  # the last event of each kind, to post only news
+        self._said: dict[type, Event] = {PoolsChanged: PoolsChanged(False)}  # the last of each kind, to post only news
         self._instances: tuple[VrrpInstance, ...] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -101,6 +110,7 @@ class FailoverController:
         self._post_news(Configured(Config(pair, not config.disabled, designated, config.timeout_s * 1000)))
         self._configure_speaker()
         self._post_news(Elected(election))
+        self._post_news(PoolsChanged(any(pool.imported and pool.suspended for pool in self.observer.pools)))
         self._check_fence()
         self._publish()
 

@@ -23,6 +23,7 @@ from middlewared.plugins.failover.events import (
     Event,
     FenceLost,
     PeerChanged,
+    PoolsChanged,
     Tick,
     Wish,
 )
@@ -47,23 +48,20 @@ def step(state: State, event: Event, now_ms: int) -> Step:
     """Absorb one event, then begin whatever is due."""
     before = state.role
     state, actions = _absorb(state, event, now_ms)
-    if any(isinstance(action, Reset) for action in actions):
-        return state, actions
     if state.role is Role.MASTER and before is not Role.MASTER and state.election.lost is not None:
         state = replace(state, lost_since_ms=now_ms)  # what was lost as BACKUP is not yet lost as MASTER
-    state, more = _decide(state, now_ms)
-    state, last = _participation(state, now_ms)
-    return state, actions + more + last
+    for then in (_decide, _participation):
+        if not any(isinstance(action, Reset) for action in actions):
+            state, more = then(state, now_ms)
+            actions += more
+    return state, actions
 
 
 def next_wake_ms(state: State) -> int | None:
     """When `step` wants a Tick even if nothing else happens."""
-    grace_ms = _grace_ms(state) if state.role is Role.MASTER and state.lost_since_ms is not None else None
-    due = [
-        state.deadline_ms,
-        state.retry_at_ms,
-        None if grace_ms is None or state.lost_since_ms is None else state.lost_since_ms + grace_ms,
-    ]
+    since_ms, grace_ms = state.lost_since_ms, _grace_ms(state) if state.role is Role.MASTER else None
+    gives_way_ms = None if since_ms is None or grace_ms is None else since_ms + grace_ms
+    due = (state.deadline_ms, state.retry_at_ms, gives_way_ms)
     return min((at for at in due if at is not None), default=None)
 
 
@@ -82,6 +80,8 @@ def _absorb(state: State, event: Event, now_ms: int) -> Step:
             return replace(state, election=election, lost_since_ms=None if election.lost is None else since), ()
         case PeerChanged(peer):
             return replace(state, peer=peer), ()
+        case PoolsChanged(suspended):
+            return replace(state, suspended=suspended), ()
         case FenceLost():
             if state.fenced and state.phase is not Phase.RELEASING:
                 return state, (Reset("the reservations on the disks were lost"),)
@@ -260,6 +260,9 @@ def _decide(state: State, now_ms: int) -> Step:
             return _decide(replace(state, role=Role.BACKUP, retry_at_ms=None, cause="trying again"), now_ms)
         case Role.BACKUP:
             return _maybe_take(state, now_ms)
+        case Role.MASTER if state.suspended and _replaceable(state):
+            # It serves nobody, and cannot export: the other takes over from a dead controller, not from a stuck one.
+            return replace(state, cause="its pools are suspended"), (Reset("a pool is suspended, the other can lead"),)
         case Role.MASTER:
             return _maybe_yield(state, now_ms)
         case _:
@@ -312,6 +315,12 @@ def _grace_ms(state: State) -> int | None:
     if state.peer is None:  # it cannot ask: perhaps the other is elected and waits for the disks
         return max(config.timeout_ms, state.limits.isolated_grace_ms)
     return config.timeout_ms if state.peer.could_lead else None
+
+
+def _replaceable(state: State) -> bool:
+    """The other controller would take over, if this MASTER were dead."""
+    config, peer = state.config, state.peer
+    return bool(config and config.available and config.enabled and peer and peer.could_lead)
 
 
 def _maybe_yield(state: State, now_ms: int) -> Step:

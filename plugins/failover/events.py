@@ -42,6 +42,13 @@ class PeerChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolsChanged:
+    """What the kernel says of the imported pools; `suspended`: one waits for disks that do not answer."""
+
+    suspended: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FenceLost:
     """The keeper runs and says that we no longer hold the reservations."""
 
@@ -70,4 +77,4 @@ class Tick:
     """Time has passed: a deadline or a retry may be due."""
 
 
-Event = Discovered | Configured | Elected | PeerChanged | FenceLost | Done | Asked | Tick
+Event = Discovered | Configured | Elected | PeerChanged | PoolsChanged | FenceLost | Done | Asked | Tick

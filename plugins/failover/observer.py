@@ -52,7 +52,7 @@ class PairConfig:
 def read_config(store: Store) -> PairConfig:
     row = store.query("SELECT disabled, master_node, timeout_s FROM failover_config WHERE id = 1")[0]
     interfaces = store.query(
-        "SELECT name, critical, failover_group, virtual_aliases FROM interface_config ORDER BY name"
+        "SELECT name, critical, failover_group, virtual_aliases, own_aliases FROM interface_config ORDER BY name"
     )
     return PairConfig(
         disabled=bool(row["disabled"]),
@@ -64,6 +64,7 @@ def read_config(store: Store) -> PairConfig:
                 bool(item["critical"]),
                 item["failover_group"],
                 tuple(json.loads(item["virtual_aliases"])),
+                {node: tuple(addresses) for node, addresses in json.loads(item["own_aliases"]).items()},
             )
             for item in interfaces
         ),

@@ -101,6 +101,7 @@ class State:
     lost_since_ms: int | None = None
     participating: bool | None = None  # in the election; None: not yet said
     election: Election = Election()
+    suspended: bool = False  # an imported pool is: nothing can be written, and it cannot be exported either
     peer: PeerView | None = None
     config: Config | None = None
     limits: Limits = field(default_factory=Limits)

@@ -10,6 +10,7 @@ from middlewared.plugins.failover.events import (
     Event,
     FenceLost,
     PeerChanged,
+    PoolsChanged,
     Tick,
 )
 from middlewared.plugins.failover.state import Config, Lost, PeerView
@@ -29,6 +30,8 @@ def event(what: Event, phases: dict[int, str]) -> str:
             return "elected" if election.elected else "nobody is elected"
         case PeerChanged(peer):
             return f"the other {_peer(peer)}"
+        case PoolsChanged(suspended):
+            return "a pool is suspended" if suspended else "no pool is suspended"
         case FenceLost():
             return "reservations lost"
         case Done():

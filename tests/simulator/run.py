@@ -195,7 +195,9 @@ class Run:
     def _one_master(self) -> bool:
         world = self.world
         master = world.master()
-        return master is not None and world.serves(master)
+        kernel = world.controllers[master].kernel if master is not None else None
+        stuck = kernel is not None and kernel.pool.status == "SUSPENDED"
+        return master is not None and world.serves(master) and not stuck
 
     def _healthy(self) -> bool:
         world = self.world

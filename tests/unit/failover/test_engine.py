@@ -15,6 +15,7 @@ from middlewared.plugins.failover.events import (
     Event,
     FenceLost,
     PeerChanged,
+    PoolsChanged,
     Tick,
     Wish,
 )
@@ -280,6 +281,27 @@ def test_trouble_early_on_the_way_down_does_not_stop_it(failing: Phase) -> None:
     engine.fail()
     assert engine.state.role is Role.YIELDING
     assert engine.state.phase is not failing
+
+
+def test_a_master_whose_pool_is_suspended_makes_room_for_one_who_can_lead() -> None:
+    engine = master()
+    engine.tell(PeerChanged(FIT))
+    [reset] = engine.tell(PoolsChanged(suspended=True))
+    assert reset == Reset("a pool is suspended, the other can lead")
+
+
+def test_a_suspended_pool_is_kept_as_long_as_nobody_else_could_serve_it() -> None:
+    engine = master()
+    assert engine.tell(PoolsChanged(suspended=True)) == []
+    assert engine.tell(PeerChanged(PeerView(master=False, could_lead=False))) == []
+    assert isinstance(engine.tell(PeerChanged(FIT))[0], Reset), "as soon as it can"
+
+
+def test_a_suspended_pool_stays_where_failover_is_disabled() -> None:
+    engine = master()
+    engine.tell(PeerChanged(FIT))
+    engine.tell(Configured(replace(PAIR, enabled=False, designated=True)))
+    assert engine.tell(PoolsChanged(suspended=True)) == []
 
 
 def test_switchover_answers_stands_aside_and_comes_back_when_nobody_takes_over() -> None:
