@@ -137,11 +137,14 @@ async def _write_store(path: Path, layout: Layout) -> None:
 def fill(transaction: Transaction, layout: Layout = LOOPBACK) -> None:
     """A pair as its administrator would set it up."""
     virtual = [f"{layout.virtual[0]}/{PREFIX_LENGTH}"]
+    # Where adverts are real packets, they go from one controller's own address to the other's.
+    unicast = layout.kind == "netns"
+    own = {node.upper(): [f"{layout.addresses[node]['eth0']}/{PREFIX_LENGTH}"] for node in NODES} if unicast else {}
     for name, critical, group, addresses in (("eth0", 1, 1, virtual), ("eth1", 0, None, [])):
         transaction.execute(
-            "INSERT INTO interface_config (name, critical, failover_group, description, virtual_aliases)"
-            " VALUES (?, ?, ?, ?, ?)",
-            (name, critical, group, "", json.dumps(addresses)),
+            "INSERT INTO interface_config (name, critical, failover_group, description, virtual_aliases, own_aliases)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (name, critical, group, "", json.dumps(addresses), json.dumps(own if addresses else {})),
         )
     for service in ("iscsi", "nfs"):
         transaction.execute(

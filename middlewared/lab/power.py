@@ -65,8 +65,9 @@ class PowerSupply:
         self._signal(process, signal.SIGKILL)
 
     async def off(self) -> None:
-        """Power loss; returns when nothing is left. Raises LabError when it is off."""
-        self.strike()
+        """Power loss; returns when nothing is left."""
+        if self.state is not Power.OFF:
+            self.strike()
         if self._watch is not None:
             await asyncio.shield(self._watch)
 

@@ -96,8 +96,8 @@ class Room:
         self._see(node)
 
     async def kill(self, node: str) -> None:
+        self.supplies[node].strike()
         if node in self.powered:
-            self.supplies[node].strike()
             await self._power(node, on=False)
             self._fault(f"{node.upper()} lost power")
         await self.supplies[node].off()

@@ -35,9 +35,13 @@ class SimulatedPower(Power):
 
 
 def _leads_a_machine(group: int) -> bool:
-    """Whether the group's leader is the lab's machine, which the room boots again."""
+    """Whether the group's leader is the lab's machine, which the room boots again.
+
+    In a process namespace of its own the machine is its first process, and the group's number is not visible: 0.
+    """
+    machines = {b"middlewared.lab.machine", b"middlewared.lab.netns.machine"}
     try:
-        with open(f"/proc/{group}/cmdline", "rb") as command:
-            return b"middlewared.lab.machine" in command.read().split(b"\0")
+        with open(f"/proc/{group or 1}/cmdline", "rb") as command:
+            return not machines.isdisjoint(command.read().split(b"\0"))
     except OSError:
         return False

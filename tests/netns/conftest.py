@@ -1,5 +1,6 @@
 """Two controllers and a client on a switch, in network namespaces. Skipped, loudly, where that is not possible."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest_asyncio
 from support.netns import OWN, Controller
 
 from middlewared.lab.netns.namespaces import Network, missing
+
+_PROGRAMS = {"keepalived": "keepalived", "nft": "nftables", "tgtd": "tgt", "ip": "iproute2"}
 
 
 @pytest_asyncio.fixture
@@ -41,3 +44,12 @@ async def pair(network: Network, tmp_path: Path) -> AsyncIterator[tuple[Controll
             await one.stop()
             one.bury()
             one.close()
+
+
+@pytest.fixture(scope="session")
+def can_make_namespaces() -> None:
+    """The whole lab: skipped, loudly, where something is missing."""
+    lacking = [package for program, package in _PROGRAMS.items() if which(program) is None]
+    why = asyncio.run(missing()) or (f"needs {' '.join(lacking)}: make lab-netns installs them" if lacking else "")
+    if why:
+        pytest.skip(why)

@@ -195,13 +195,13 @@ class Run:
     def _one_master(self) -> bool:
         world = self.world
         master = world.master()
-        kernel = world.controllers[master].kernel if master is not None else None
-        stuck = kernel is not None and kernel.pool.status == "SUSPENDED"
-        return master is not None and world.serves(master) and not stuck
+        return master is not None and world.serves(master)
 
     def _healthy(self) -> bool:
         world = self.world
-        return self._one_master() and all(world.reasons(node) == [] for node in world.controllers)
+        kernels = [controller.kernel for controller in world.controllers.values()]
+        stuck = any(kernel is not None and kernel.pool.status == "SUSPENDED" for kernel in kernels)
+        return self._one_master() and not stuck and all(world.reasons(node) == [] for node in world.controllers)
 
     def _where(self) -> str:
         world = self.world

@@ -14,7 +14,7 @@ import pytest
 
 from middlewared.client import Client, ClientError
 from middlewared.errors import CallError
-from middlewared.lab.places import NODES, PASSWORD, PORT, USER, VIRTUAL_ADDRESSES, Places
+from middlewared.lab.places import NODES, PASSWORD, USER, Places
 from middlewared.lab.properties import PROPERTIES
 from middlewared.lines import LineClient
 
@@ -79,7 +79,8 @@ class Lab:
 
     async def answers_on_vip(self) -> str | None:
         """Which controller answers an API call to the virtual address."""
-        url = f"ws://{VIRTUAL_ADDRESSES[0]}:{PORT}"
+        layout = self.places.layout
+        url = f"ws://{layout.virtual[0]}:{layout.port}"
         try:
             async with asyncio.timeout(2), Client(url, timeout_s=2, connect_timeout_s=2) as client:
                 await client.login_password(USER, PASSWORD)

@@ -6,6 +6,7 @@ One namespace a machine, and one for the switch. Everything carries the network'
 import asyncio
 import ctypes
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class Network:
         self._plugged += 1
         port = f"port{self._plugged}"
         inside = self.name(machine)
-        await _ip("-n", self._switch, "link", "add", port, "type", "veth", "peer", "name", nic, "netns", inside)
+        far = ("peer", "name", nic, "address", _hardware_address(inside, nic), "netns", inside)
+        await _ip("-n", self._switch, "link", "add", port, "type", "veth", *far)
         await _ip("-n", self._switch, "link", "set", port, "master", _BRIDGE, "up")
         self._ports[machine, nic] = (self._switch, port)
         await self._address(inside, nic, addresses)
@@ -133,6 +135,12 @@ class Network:
 
     async def _up(self, namespace: str, nic: str) -> None:
         await _ip("-n", namespace, "link", "set", nic, "up")
+
+
+def _hardware_address(machine: str, nic: str) -> str:
+    """The same after every boot, as a real NIC has it: others remember by it where to send (RFC 826)."""
+    number = zlib.crc32(f"{machine} {nic}".encode())
+    return ":".join(f"{byte:02x}" for byte in (0x02, 0, *number.to_bytes(4, "big")))  # locally administered
 
 
 async def _ip(*words: str) -> str:
