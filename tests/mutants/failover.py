@@ -26,8 +26,8 @@ FAILOVER: tuple[Mutant, ...] = (
         "A takeover imports without having taken the disks.",
         change(
             ENGINE,
-            'forced=False, cause=cause, error=""), Phase.FENCING, now_ms)',
-            'forced=False, cause=cause, error=""), Phase.IMPORTING, now_ms)',
+            'cause=cause, error=""), Phase.FENCING, now_ms)',
+            'cause=cause, error=""), Phase.IMPORTING, now_ms)',
         ),
         (Plan("3 kill a"),),
     ),
@@ -181,7 +181,7 @@ FAILOVER: tuple[Mutant, ...] = (
     Mutant(
         "waiting-for-ever",
         "Whoever waits for a living MASTER's disks goes on waiting when the election is over.",
-        change(ENGINE, "if not (_entitled(state) or state.forced):", "if now_ms < 0:"),
+        change(ENGINE, "if state.forced or (_entitled(state) and not outvoted):", "if now_ms > 0:"),
         (Plan("3 lose eth0 a; 5 carry eth0 a; 8 end"),),
     ),
     Mutant(
