@@ -185,6 +185,12 @@ FAILOVER: tuple[Mutant, ...] = (
         (Plan("3 lose eth0 a; 5 carry eth0 a; 8 end"),),
     ),
     Mutant(
+        "addresses-kept",
+        "A standby that was elected keeps the addresses from a living MASTER whose links are back.",
+        change(ENGINE, "outvoted = state.election.elected and", "outvoted = now_ms < 0 and"),
+        (Plan("2 call a failover.update '{\"timeout\": 3}'; 4 protect; 5 cut lan-a; 6 heal lan-a; 12 end"),),
+    ),
+    Mutant(
         "unprivileged-leader",
         "The MASTER's priority in the election is not raised.",
         change(OBSERVER, "_PRIORITY_LEADING if leading else _PRIORITY[node]", "_PRIORITY[node]"),

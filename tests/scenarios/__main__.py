@@ -24,8 +24,8 @@ def main() -> int:
     )  # fmt: skip
     parser.add_argument("--interrupt", action="store_true", help="let everything die after every action (ten minutes)")
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="with --interrupt: one crash in N, the same ones in every run, "
-        "and those that failed once",
+        "--every", type=int, default=1, metavar="N",
+        help="with --interrupt: one crash in N, the same ones in every run, and those that failed once",
     )  # fmt: skip
     arguments = parser.parse_args()
     try:
