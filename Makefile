@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios rewrite-scenarios simulator mutants lab-test soak bench fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test soak bench fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -37,6 +37,8 @@ contract: venv-test  ## schemas, reference documentation, house rules
 	@exec $(CHECK) contract
 scenarios: venv-test ## the transcripts of tests/scenarios
 	@exec $(CHECK) scenarios
+interruptions: venv-test  ## something dies after every action of every scenario: all of it, ten minutes
+	@exec $(BIN)/python -m tests.scenarios --interrupt $(ARGS)
 simulator: venv-test ## both controllers in virtual time: past failures, fixed seeds, new seeds
 	@exec $(CHECK) simulator
 lab-test: venv-test  ## tests against two running controllers

@@ -25,6 +25,7 @@ STAGES: dict[str, tuple[int, list[str]]] = {
     "unit": (900, ["pytest", "tests", "--ignore=tests/contract", "--ignore=tests/scenarios", "--ignore=tests/lab"]),
     "contract": (300, ["pytest", "tests/contract"]),
     "scenarios": (900, ["pytest", "tests/scenarios"]),
+    "interruptions": (900, ["python", "-m", "tests.scenarios", "--interrupt", "--every", "5"]),
     "simulator": (1200, ["python", "-m", "tests.simulator", "--check"]),
     "lab": (1800, ["pytest", "tests/lab"]),
 }
@@ -37,7 +38,7 @@ def main(names: list[str]) -> int:
         return 2
     LOGS.mkdir(parents=True, exist_ok=True)
     for name in names or STAGES:
-        print(f"{name:<9}", end=" ", flush=True)
+        print(f"{name:<13}", end=" ", flush=True)
         started = time.monotonic()
         status, output = run(name)
         print(

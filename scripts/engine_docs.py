@@ -67,6 +67,8 @@ FAILURE_WORDS: dict[object, str] = {
 }
 LIMIT_WORDS = {
     "fence_retry_ms": "until a living peer on the disks is asked for again",
+    "force_ms": "until an operator's force ends, where the other goes on taking the disks at the same moment; after "
+    "`ask_ms`, if the other is asked first",
     "error_retry_ms": "in ERROR, until the takeover is tried again",
     "stand_aside_ms": "as BACKUP after giving up, or after it was elected in place of a MASTER whose links are back, "
     "until it may be elected again, unless the other leads before",

@@ -136,8 +136,9 @@ class Row:
 
 
 def _taken_over(t: Transition) -> bool:
-    peer = t.after.peer
-    return peer is not None and peer.master and not t.after.election.elected
+    peer, config = t.after.peer, t.after.config
+    pair = config is not None and config.available
+    return pair and peer is not None and peer.master and not t.after.election.elected
 
 
 def _gives_way_at_once(t: Transition) -> bool:

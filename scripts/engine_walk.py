@@ -73,7 +73,7 @@ DISCOVERIES = tuple(
 )
 _FENCING_CODES = (FenceCode.OK, FenceCode.PEER_ALIVE, FenceCode.TOO_MANY_REFUSED)
 
-_TIMES = ("deadline_ms", "retry_at_ms", "lost_since_ms")
+_TIMES = ("deadline_ms", "retry_at_ms")  # that may run out in any state
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,11 @@ def canonical(state: State) -> State:
     lost = state.lost_since_ms
     if lost is not None:  # only a MASTER counts the time since; whoever becomes one begins anew
         lost = NOW_MS if state.role is not Role.MASTER or lost == NOW_MS else NOW_MS - FAR_MS
+    fencing = state.role is Role.TAKING and state.phase in (Phase.ASKING, Phase.FENCING)
     return replace(
         state,
         op=OP,
+        forced_until_ms=_coming_or_over(state.forced_until_ms) if fencing else state.forced_until_ms and NOW_MS,
         deadline_ms=_coming_or_over(state.deadline_ms),
         retry_at_ms=_coming_or_over(state.retry_at_ms),
         lost_since_ms=lost,
@@ -174,7 +176,10 @@ def _events(state: State) -> Iterator[Event]:
 
 def _running(state: State) -> tuple[str, ...]:
     """The times that may run out next."""
-    running = [name for name in _TIMES[:2] if (getattr(state, name) or 0) > NOW_MS]
+    running = [name for name in _TIMES if (getattr(state, name) or 0) > NOW_MS]
+    waiting = state.role is Role.TAKING and state.phase is Phase.FENCING and state.deadline_ms is None
+    if waiting and (state.forced_until_ms or 0) > NOW_MS:  # nothing looks at it before
+        running.append("forced_until_ms")
     if state.role is Role.MASTER and state.lost_since_ms == NOW_MS:
         running.append("lost_since_ms")
     return tuple(running)
@@ -187,6 +192,7 @@ def let_run_out(state: State, due: tuple[str, ...]) -> State:
         state,
         deadline_ms=NOW_MS if "deadline_ms" in due else state.deadline_ms,
         retry_at_ms=NOW_MS if "retry_at_ms" in due else state.retry_at_ms,
+        forced_until_ms=NOW_MS if "forced_until_ms" in due else state.forced_until_ms,
         lost_since_ms=NOW_MS - FAR_MS if "lost_since_ms" in due else state.lost_since_ms,
     )
 

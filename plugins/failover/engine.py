@@ -32,6 +32,7 @@ from middlewared.ports import FenceCode
 
 Step = tuple[State, tuple[Action, ...]]
 
+_GIVES_WAY = "The network links of this controller are down, and the other could lead: it gives the role back at once."
 _NEXT = {
     Phase.ASKING: Phase.FENCING,
     Phase.FENCING: Phase.IMPORTING,
@@ -117,7 +118,8 @@ def _done(state: State, done: Done, now_ms: int) -> Step:
     if not done.ok:
         return _FAILED[phase](state, done, now_ms)
     if phase is Phase.OPENING:
-        return _arrived(state, Role.MASTER, changed=True)
+        refusal = _GIVES_WAY if _grace_ms(state) == 0 else ""
+        return _arrived(state, Role.MASTER, changed=not refusal, refusal=refusal)
     if phase is Phase.RELEASING:
         return _released(state, now_ms)
     if phase is Phase.FENCING:
@@ -131,6 +133,8 @@ def _asked(state: State, asked: Asked, now_ms: int) -> Step:
         return state, (Answer(asked.request, changed=False),)
     if wish is Wish.BECOME_PASSIVE and role is not Role.MASTER:
         return state, (Answer(asked.request, changed=False, refusal=f"This controller is not MASTER but {role}."),)
+    if wish is Wish.FORCE_MASTER and _grace_ms(state) == 0:
+        return state, (Answer(asked.request, changed=False, refusal=_GIVES_WAY),)
     waiting = role is Role.TAKING and state.phase is Phase.FENCING and state.deadline_ms is None
     if wish is Wish.FORCE_MASTER and not (role in (Role.BACKUP, Role.ERROR) or waiting):
         return state, (Answer(asked.request, changed=False, refusal=f"This controller is {role}: try again shortly."),)
@@ -139,7 +143,8 @@ def _asked(state: State, asked: Asked, now_ms: int) -> Step:
         return _enter(replace(begun, role=Role.YIELDING), Phase.CLOSING, now_ms)
     first = Phase.ASKING if state.peer is not None and state.peer.master else Phase.FENCING
     older = () if state.request is None else (Answer(state.request, changed=False, refusal="It was asked for again."),)
-    begun, actions = _enter(replace(begun, role=Role.TAKING, forced=True), first, now_ms)
+    until_ms = now_ms + state.limits.force_ms + (state.limits.ask_ms if first is Phase.ASKING else 0)
+    begun, actions = _enter(replace(begun, role=Role.TAKING, forced_until_ms=until_ms), first, now_ms)
     return begun, (*older, *actions)
 
 
@@ -179,7 +184,7 @@ def _enter(state: State, phase: Phase, now_ms: int) -> Step:
 def _arrived(state: State, role: Role, *, changed: bool, refusal: str = "") -> Step:
     """The end of a way up or down: tell the operator, forget the way."""
     answers = () if state.request is None else (Answer(state.request, changed, refusal),)
-    state = replace(state, role=role, phase=None, deadline_ms=None, forced=False, giving_up=False, request=None)
+    state = replace(state, role=role, phase=None, forced_until_ms=None, deadline_ms=None, giving_up=False, request=None)
     return state, answers
 
 
@@ -287,22 +292,35 @@ def _retry_fencing(state: State, now_ms: int) -> Step:
     """Wait for a living MASTER to give way. If its links return before it does, it gets the addresses back: it does not
     preempt the one who was elected meanwhile, so that one leaves the election until the MASTER is heard (_maybe_take).
     """
+    answers: tuple[Action, ...] = ()
+    if state.forced_until_ms is not None and now_ms >= state.forced_until_ms:
+        state, answers = _force_in_vain(state)
     outvoted = state.election.elected and state.peer is not None and state.peer.outvoted
     if state.forced or (_entitled(state) and not outvoted):
-        return _enter(state, Phase.FENCING, now_ms) if _due(state, now_ms) else (state, ())
-    aside_until_ms = now_ms + state.limits.stand_aside_ms if outvoted else None
-    state = replace(state, retry_at_ms=aside_until_ms, cause="the other controller is alive and keeps the role")
-    return _arrived(state, Role.BACKUP, changed=False, refusal=state.error)
+        state, actions = _enter(state, Phase.FENCING, now_ms) if _due(state, now_ms) else (state, ())
+    else:
+        aside_until_ms = now_ms + state.limits.stand_aside_ms if outvoted else None
+        state = replace(state, retry_at_ms=aside_until_ms, cause="the other controller is alive and keeps the role")
+        state, actions = _arrived(state, Role.BACKUP, changed=False, refusal=state.error)
+    return state, answers + actions
+
+
+def _force_in_vain(state: State) -> Step:
+    """From here on it waits like any other that was elected, or not at all."""
+    refusal = f"The disks could not be taken by force either: {state.error}."
+    answers = () if state.request is None else (Answer(state.request, changed=False, refusal=refusal),)
+    return replace(state, forced_until_ms=None, request=None), answers
 
 
 def _maybe_take(state: State, now_ms: int) -> Step:
-    replaced = state.peer is not None and state.peer.master and not state.election.elected
+    pair = state.config is not None and state.config.available
+    replaced = pair and state.peer is not None and state.peer.master and not state.election.elected
     if state.retry_at_ms is not None and (_due(state, now_ms) or replaced):
         state = replace(state, retry_at_ms=None)  # the other has taken over, or had its time
     if state.retry_at_ms is not None or not _entitled(state):
         return state, ()
-    cause = "elected on the network" if state.config is not None and state.config.available else "no pair: designated"
-    return _enter(replace(state, role=Role.TAKING, forced=False, cause=cause, error=""), Phase.FENCING, now_ms)
+    cause = "elected on the network" if pair else "no pair: designated"
+    return _enter(replace(state, role=Role.TAKING, cause=cause, error=""), Phase.FENCING, now_ms)
 
 
 def _grace_ms(state: State) -> int | None:

@@ -67,6 +67,7 @@ class Limits:
     export_ms: int = 30_000
     release_ms: int = 5_000
     fence_retry_ms: int = 50  # the peer is still alive on the disks
+    force_ms: int = 10_000  # an operator's force, where the other takes the disks at the same moment again and again
     error_retry_ms: int = 5_000
     stand_aside_ms: int = 10_000  # after giving up: time for the other to take over
     rival_grace_ms: int = 500
@@ -91,7 +92,7 @@ class State:
     phase: Phase | None = None
     op: int = 0
     deadline_ms: int | None = None
-    forced: bool = False
+    forced_until_ms: int | None = None  # an operator's force, and until when it goes on without success
     fenced: bool = False  # we may hold reservations: losing them, or not knowing, resets the machine
     cause: str = ""  # why the last change of role began
     error: str = ""  # why the last takeover failed
@@ -105,3 +106,7 @@ class State:
     peer: PeerView | None = None
     config: Config | None = None
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def forced(self) -> bool:
+        return self.forced_until_ms is not None

@@ -26,8 +26,8 @@ FAILOVER: tuple[Mutant, ...] = (
         "A takeover imports without having taken the disks.",
         change(
             ENGINE,
-            'forced=False, cause=cause, error=""), Phase.FENCING, now_ms)',
-            'forced=False, cause=cause, error=""), Phase.IMPORTING, now_ms)',
+            'cause=cause, error=""), Phase.FENCING, now_ms)',
+            'cause=cause, error=""), Phase.IMPORTING, now_ms)',
         ),
         (Plan("3 kill a"),),
     ),
@@ -181,8 +181,14 @@ FAILOVER: tuple[Mutant, ...] = (
     Mutant(
         "waiting-for-ever",
         "Whoever waits for a living MASTER's disks goes on waiting when the election is over.",
-        change(ENGINE, "if not (_entitled(state) or state.forced):", "if now_ms < 0:"),
+        change(ENGINE, "if state.forced or (_entitled(state) and not outvoted):", "if now_ms > 0:"),
         (Plan("3 lose eth0 a; 5 carry eth0 a; 8 end"),),
+    ),
+    Mutant(
+        "addresses-kept",
+        "A standby that was elected keeps the addresses from a living MASTER whose links are back.",
+        change(ENGINE, "outvoted = state.election.elected and", "outvoted = now_ms < 0 and"),
+        (Plan("2 call a failover.update '{\"timeout\": 3}'; 4 protect; 5 cut lan-a; 6 heal lan-a; 12 end"),),
     ),
     Mutant(
         "unprivileged-leader",

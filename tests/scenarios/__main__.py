@@ -6,7 +6,7 @@ import sys
 import time
 
 from middlewared.plugins.failover.actions import Action
-from tests.scenarios.crash import Crash
+from tests.scenarios.crash import Crash, past
 from tests.scenarios.interruption import play_to_the_end, try_all
 from tests.scenarios.runner import Outcome, Player, everything, quieten
 from tests.scenarios.script import FOLDER, Script, ScriptError, find
@@ -22,7 +22,11 @@ def main() -> int:
         help="play one scenario in which something dies right after the Nth action of an engine: controller, daemon or "
         "keeper, of the actor or of the other",
     )  # fmt: skip
-    parser.add_argument("--interrupt", action="store_true", help="try every crash there is (hours)")
+    parser.add_argument("--interrupt", action="store_true", help="let everything die after every action (ten minutes)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N",
+        help="with --interrupt: one crash in N, the same ones in every run, and those that failed once",
+    )  # fmt: skip
     arguments = parser.parse_args()
     try:
         scripts = find(arguments.names)
@@ -33,7 +37,7 @@ def main() -> int:
         number, kind, who = arguments.crash
         return crash(scripts[0], Crash(scripts[0].name, int(number), kind, who))
     if arguments.interrupt:
-        return interrupt(scripts)
+        return interrupt(scripts, arguments.every)
     failed = 0
     for outcome in everything(scripts):
         failed += not tell(outcome, rewrite=arguments.rewrite, printing=arguments.printing)
@@ -57,16 +61,16 @@ def crash(script: Script, wanted: Crash) -> int:
     return 1 if trouble else 0
 
 
-def interrupt(scripts: list[Script]) -> int:
-    """Everything that may die, everywhere; a line for each failure."""
+def interrupt(scripts: list[Script], every: int) -> int:
+    """What may die after each action, or a sample of it; for each failure, how to play it again."""
     began_s, count, failed = time.monotonic(), 0, 0
-    for trials in try_all(scripts):
+    for trials in try_all(scripts, every, past()):
         count += trials.count
         for trial, trouble in trials.failures:
             failed += 1
             print(f"{trial}\n    {trouble}", flush=True)
     print(f"{count} interruptions, {failed} failed, {time.monotonic() - began_s:.0f} s")
-    return 1 if failed else 0
+    return 1 if failed or not count else 0
 
 
 def tell(outcome: Outcome, *, rewrite: bool, printing: bool) -> bool:

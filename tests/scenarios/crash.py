@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from collections.abc import Iterator
 
+from tests.scenarios.script import FOLDER
 from tests.simulator.world import World
 
 KINDS = ("controller", "daemon", "keeper")
@@ -51,6 +52,13 @@ class Crash:
         elif controller.powered:
             controller.power_off()
             world.later(_BOOT_MS, controller.power_on_unless_off)
+
+
+def past() -> frozenset[Crash]:
+    """Those that failed once (past-interruptions.md), so far as the scenarios still have these actions."""
+    lines = (FOLDER / "past-interruptions.md").read_text().splitlines()
+    told = [line.split() for line in lines if line.startswith("    ")]
+    return frozenset(Crash(scenario, int(number), kind, who) for scenario, number, kind, who in told)
 
 
 def crashes(scenario: str, number: int) -> Iterator[Crash]:

@@ -254,6 +254,63 @@ def test_force_does_not_hand_the_addresses_back() -> None:
     assert engine.state.role is Role.TAKING
 
 
+def test_force_ends_with_an_answer_when_the_disks_stay_contested() -> None:
+    engine = Engine().boot()
+    engine.tell(Asked(1, Wish.FORCE_MASTER, "test"))
+    asked_ms = engine.now_ms
+    while engine.state.role is Role.TAKING:
+        assert engine.now_ms <= asked_ms + engine.state.limits.force_ms + engine.state.limits.fence_retry_ms
+        engine.fail("contested", code=FenceCode.PEER_ALIVE)
+        if engine.state.role is Role.TAKING:
+            engine.wait()
+    assert Answer(1, False, "The disks could not be taken by force either: contested.") in engine.log
+    assert engine.state.role is Role.BACKUP
+
+
+def test_force_that_ended_leaves_an_elected_controller_waiting() -> None:
+    engine = Engine().boot()
+    engine.tell(Asked(1, Wish.FORCE_MASTER, "test"))
+    engine.tell(Elected(ELECTED))
+    engine.now_ms += engine.state.limits.force_ms
+    actions = engine.fail("contested", code=FenceCode.PEER_ALIVE)
+    assert [type(action) for action in actions] == [Answer]
+    assert [action for action in engine.wait() if isinstance(action, Perform)] == [
+        Perform(engine.state.op, Phase.FENCING, forced=False)
+    ]
+
+
+def test_force_is_refused_where_it_would_be_undone_at_once() -> None:
+    engine = Engine().boot()
+    engine.tell(PeerChanged(FIT))
+    engine.tell(Elected(CUT_OFF))
+    (answer,) = engine.tell(Asked(1, Wish.FORCE_MASTER, "test"))
+    assert isinstance(answer, Answer)
+    assert "links" in answer.refusal
+    assert engine.state.role is Role.BACKUP
+
+
+def test_an_operator_hears_that_links_were_lost_during_the_takeover() -> None:
+    engine = Engine().boot()
+    engine.tell(PeerChanged(FIT))
+    engine.tell(Asked(1, Wish.FORCE_MASTER, "test"))
+    engine.walk(WAY_UP[:-1])
+    engine.tell(Elected(CUT_OFF))
+    answers = [action for action in engine.succeed() if isinstance(action, Answer)]
+    assert [(answer.changed, bool(answer.refusal)) for answer in answers] == [(False, True)]
+    assert engine.state.role is Role.YIELDING
+
+
+def test_without_a_pair_standing_aside_lasts_its_time() -> None:
+    """The other's role says nothing there: nobody is elected."""
+    engine = Engine().boot()
+    engine.tell(Configured(replace(PAIR, available=False, designated=True)))
+    engine.walk(WAY_UP)
+    engine.tell(Asked(1, Wish.BECOME_PASSIVE, "test"))
+    engine.walk(WAY_DOWN)
+    assert phases(engine.tell(PeerChanged(LEADER))) == []
+    assert phases(engine.wait()) == [Phase.FENCING]
+
+
 def test_services_that_do_not_start_do_not_keep_the_pools_away() -> None:
     engine = Engine().boot()
     engine.tell(Elected(ELECTED))
