@@ -33,7 +33,17 @@ class Plan:
         return f"plan “{self.lines}” with seed {self.seed} and {self.disks} disks"
 
 
-Case = int | Plan  # an int is a seed with the faults that it draws
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scenario:
+    """A transcript of tests/scenarios: what happens differs from what is written there: rule T."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"scenario {self.name}"
+
+
+Case = int | Plan | Scenario  # an int is a seed with the faults that it draws
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

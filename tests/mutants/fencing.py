@@ -140,8 +140,11 @@ FENCING: tuple[Mutant, ...] = (
     ),
     Mutant(
         "nobody-gives-way",
-        "After a contest both try again at once.",
-        change(GUARD, "if any(rival < self._host_id for rival in taken.rivals):", "if taken.rivals and not key:"),
+        "Two that take the disks at once both let go, and both try again at once.",
+        (
+            Edit(TAKEOVER, "if host_of(one) not in victims and host_of(one) < own)", "if host_of(one) not in victims)"),
+            Edit(GUARD, "if any(rival < self._host_id for rival in taken.rivals):", "if taken.rivals and not key:"),
+        ),
         (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
     ),
     Mutant(
