@@ -26,11 +26,10 @@ class Plan:
 
     lines: str
     seed: int = 1  # of chance
-    disks: int = 4
-    disk_ms: float = 0.5  # latency
+    tgt: bool = False  # the shelf can do no more than tgt: no PREEMPT AND ABORT
 
     def __str__(self) -> str:
-        return f"plan “{self.lines}” with seed {self.seed} and {self.disks} disks"
+        return f"plan “{self.lines}” with seed {self.seed}{' on tgt' if self.tgt else ''}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

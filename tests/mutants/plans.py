@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
+from middlewared.lab.shelf import STANDARD, TGT
 from tests.mutants.entry import Plan
 from tests.simulator import commands
 from tests.simulator.faults import Fault
@@ -11,7 +12,6 @@ from tests.simulator.world import Shape, World
 
 OWN_WORDS = ("expect", "protect", "end")
 _TAIL_MS = 3000.0
-_SENTINELS = 2
 
 
 def lines(plan: Plan) -> Iterator[tuple[float, str]]:
@@ -25,7 +25,7 @@ def planned(plan: Plan, note: Callable[[float, str], None] | None = None) -> Run
     """A run of a directed plan."""
     faults = [Fault(((at_ms, line),)) for at_ms, line in lines(plan) if line != "end"]
     ends = [at_ms for at_ms, line in lines(plan) if line == "end"]
-    shape = Shape(disks=plan.disks, disk_latency_ms=plan.disk_ms, boot_ms=500.0, sentinels=_SENTINELS)
+    shape = Shape(boot_ms=500.0, target=TGT if plan.tgt else STANDARD)
     going = Run(plan.seed, faults=faults, shape=shape, note=note)
     length_ms = ends[0] if ends else max(at_ms for at_ms, _ in lines(plan)) + _TAIL_MS
     going.plan = dataclasses.replace(going.plan, length_ms=length_ms, harmless=False)

@@ -1,6 +1,7 @@
 """Runs cases on the tree that this process imports. To be imported after `edited.install`, in a process of its own."""
 
 import difflib
+import gc
 import json
 import os
 import select
@@ -26,14 +27,11 @@ Note = Callable[[float, str], None]
 
 
 def examine(cases: Sequence[Case], *, everything: bool) -> list[str]:
-    """The rule that each case broke, and how, up to the first that broke one; "" when the oracles were content.
-
-    A program that fails by itself (O0) shows nothing of the fault's kind, and is not the end.
-    """
-    elsewhere = not Path(str(middlewared.__file__)).is_relative_to(ROOT)
-    if elsewhere:
+    """The rule that each case broke, and how, up to the first that broke one; "" when all was well."""
+    if not Path(str(middlewared.__file__)).is_relative_to(ROOT):
         raise RuntimeError(f"middlewared is imported from {middlewared.__file__}, not from {ROOT}")
     quieten()
+    gc.freeze()  # nobody need look for garbage in what was imported
     found: list[str] = []
     for case in cases:
         found.append(_apart(case))
@@ -42,8 +40,9 @@ def examine(cases: Sequence[Case], *, everything: bool) -> list[str]:
     return found
 
 
-def noticed(violation: str) -> bool:
-    return violation[:1] in ("O", "P", "T") and not violation.startswith("O0")
+def noticed(found: str) -> bool:
+    """A rule was broken; a program that fails by itself (O0), hangs or dies shows nothing of the fault's kind."""
+    return found[:1] in ("O", "P", "T") and not found.startswith("O0")
 
 
 def violation(case: Case, note: Note | None = None) -> str:
