@@ -26,14 +26,23 @@ class Plan:
 
     lines: str
     seed: int = 1  # of chance
-    disks: int = 4
-    disk_ms: float = 0.5  # latency
+    tgt: bool = False  # the shelf can do no more than tgt: no PREEMPT AND ABORT
 
     def __str__(self) -> str:
-        return f"plan “{self.lines}” with seed {self.seed} and {self.disks} disks"
+        return f"plan “{self.lines}” with seed {self.seed}{' on tgt' if self.tgt else ''}"
 
 
-Case = int | Plan  # an int is a seed with the faults that it draws
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scenario:
+    """A transcript of tests/scenarios: what happens differs from what is written there: rule T."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"scenario {self.name}"
+
+
+Case = int | Plan | Scenario  # an int is a seed with the faults that it draws
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Broken engines: the order of the steps, what a failure leads to, and who may have the role."""
 
-from tests.mutants.entry import Edit, Mutant, Plan, change
+from tests.mutants.entry import Edit, Mutant, Plan, Scenario, change
 
 ENGINE = "plugins/failover/engine.py"
 WORKER = "plugins/failover/worker.py"
@@ -55,9 +55,15 @@ FAILOVER: tuple[Mutant, ...] = (
             ),
         ),
         (
+            # Long overdue answers of services let the disks go in the middle of an export.
             Plan(
-                "3 set a service_hangs yes; 3.1 set a export_ms 3000; 3.2 call a failover.become_passive;"
-                "34.5 set a service_hangs no; 40 expect resets 0"
+                "3 set a service_hangs yes; 4 call a failover.become_passive; 46 call b failover.become_passive;"
+                "80 set a export_ms 6000; 81 call a failover.become_passive; 112 set a service_hangs no; 120 end"
+            ),
+            # A refusal of the packet filter's ends an export that goes well.
+            Plan(
+                "3 set b firewall_hangs yes; 3.1 set b export_ms 3000; 3.2 kill a; 8.5 set b firewall_hangs no;"
+                "12 expect resets 0"
             ),
         ),
     ),
@@ -83,6 +89,18 @@ FAILOVER: tuple[Mutant, ...] = (
         (EXPORT_HANGS,),
     ),
     Mutant(
+        "failed-export-goes-on",
+        "An export that failed or hangs is no end, and what verifies waits behind it.",
+        change(ENGINE, "Phase.EXPORTING: _reset,", "Phase.EXPORTING: _go_on,"),
+        (EXPORT_HANGS,),
+    ),
+    Mutant(
+        "verify-skipped",
+        "The reservations are given up on the word of the export, although the pools cannot be listed.",
+        change(ENGINE, "Phase.EXPORTING: Phase.VERIFYING,", "Phase.EXPORTING: Phase.RELEASING,"),
+        (Scenario("270-verifying-fails"),),
+    ),
+    Mutant(
         "no-deadlines",
         "A phase that takes too long is waited for, for ever.",
         change(ENGINE, "deadline_ms=now_ms + allowed_ms,", "deadline_ms=now_ms + 10**9 + allowed_ms,"),
@@ -102,8 +120,20 @@ FAILOVER: tuple[Mutant, ...] = (
     ),
     Mutant(
         "traffic-not-closed",
-        "Whoever gives up leaves the packet filter open.",
+        "Whoever gives up lets traffic in until the disks are released.",
         change(WORKER, "        await self._ports.firewall.block()\n", ""),
+        tuple(
+            Plan(f"3 slow-disks a {slow_ms}; 4 call a failover.become_passive; 8.5 slow-disks a 0; 12 end")
+            for slow_ms in (700, 800)
+        ),
+    ),
+    Mutant(
+        "traffic-never-closed",
+        "Whoever gave up lets traffic in, and is elected again before it has the pools.",
+        (
+            Edit(WORKER, "        await self._ports.firewall.block()\n", ""),
+            Edit(ENGINE, "return state, (CloseTraffic(), *answers)", "return state, answers"),
+        ),
         (Plan("3 call a failover.become_passive; 6 set a import_ms 4000; 20 kill b; 26 end"),),
     ),
     Mutant(
@@ -151,7 +181,9 @@ FAILOVER: tuple[Mutant, ...] = (
     Mutant(
         "never-yields",
         "A MASTER that lost the election stays, whatever happens.",
-        change(ENGINE, "            return _maybe_yield(state, now_ms)", "            return state, ()"),
+        change(
+            ENGINE, "    config, lost = state.config, state.election.lost\n", "    config, lost = state.config, None\n"
+        ),
         (ONLY_LINK_CUT,),
     ),
     Mutant(

@@ -10,9 +10,13 @@ PULSE = "plugins/fencing/pulse.py"
 
 # The MASTER lives and writes, its daemon does not answer, and an operator says: force.
 BY_FORCE = Plan("3 freeze-daemon a; 3.5 call b failover.force_master; 9 end")
-FROZEN = Plan("3 freeze a; 5 thaw a; 9 end")
-# Both controllers boot at once and hear nothing of one another.
-BOTH_TAKE = "3 kill a; 3 kill b; 3.1 cut heartbeat; 3.1 lose eth0 a; 3.1 lose eth0 b; 4 boot a; 4 boot b; 12 end"
+# The MASTER dies, and what it wrote last has not yet reached the medium.
+DYING_WRITES = "2.9 slow-disks a 240; 3 slow-disks a 3000; 3 kill a; 7 end"
+# Both controllers boot at once, hear nothing of one another, and find disks that know nobody.
+BOTH_TAKE = (
+    "3 kill a; 3 kill b; 3.1 restart-shelf; 3.2 cut heartbeat; 3.2 lose eth0 a; 3.2 lose eth0 b; 4 boot a; 4 boot b;"
+    "4.2 slow-disks a {a_ms}; 4.2 slow-disks b {b_ms}; 8 expect master a"
+)
 # The other is elected, and has to see that the MASTER lives.
 UNHEARD = Plan("3 protect; 3.1 lose eth0 a; 6 carry eth0 a")
 
@@ -34,13 +38,27 @@ FENCING: tuple[Mutant, ...] = (
         "preempt-without-abort",
         "A dead controller's queued writes land after its disks were taken.",
         change(TAKEOVER, "*scsi_pr.preempt(key, victim, abort=True)", "*scsi_pr.preempt(key, victim)"),
-        (Plan("2.9 slow-disks a 240; 3 slow-disks a 3000; 3 kill a; 7 end"),),
+        (Plan(DYING_WRITES),),
+    ),
+    Mutant(
+        "bare-preempt-without-reset",
+        "The same, where the target knows no PREEMPT AND ABORT.",
+        change(
+            TAKEOVER,
+            "            await path.lun_reset(timeout_ms)\n    if reply.status not in",
+            "            pass\n    if reply.status not in",
+        ),
+        (Plan(DYING_WRITES, tgt=True),),
     ),
     Mutant(
         "not-read-back",
         "Nobody looks whether the disks were really taken.",
         change(TAKEOVER, "if settled(now, key):", "if now:"),
-        (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
+        # The victim shows life while the other one is between reading and evicting.
+        tuple(
+            Plan(f"2.9 slow-disks b {slow_ms}; 3 freeze-daemon a; 3.5 call b failover.force_master; 9 end")
+            for slow_ms in (20, 30)
+        ),
     ),
     Mutant(
         "living-peer-robbed",
@@ -88,7 +106,14 @@ FENCING: tuple[Mutant, ...] = (
         "lost-time-not-noticed",
         "A controller that stood still goes on as if nothing were.",
         change(PULSE, "if late_ms > self._late_ms:", "if late_ms < 0 < -self._late_ms:"),
-        (FROZEN,),
+        tuple(
+            Plan(
+                # What it read of blank disks is on its way while it stands still, and the other one leads meanwhile.
+                "3 call a failover.become_passive; 15 slow-disks a 400; 16 call b failover.become_passive;"
+                f"{at} freeze a; 29 slow-disks a 0; 30 protect; 31 thaw a; 36 end"
+            )
+            for at in (16.3, 16.4)
+        ),
     ),
     Mutant(
         "keeper-reset-not-carried-out",
@@ -100,7 +125,13 @@ FENCING: tuple[Mutant, ...] = (
         "beat-lets-itself-back-in",
         "The heartbeat registers whatever was registered before, also after a preemption.",
         change(HOLDER, "*scsi_pr.register(old, new), timeout_ms", "*scsi_pr.register_and_ignore(new), timeout_ms"),
-        tuple(Plan(BY_FORCE.lines, seed) for seed in range(1, 30)),
+        # Where in its period of 200 ms the MASTER's next write is, decides.
+        tuple(
+            Plan(
+                f"2.9 slow-disks a 60; 3 freeze-daemon a; {at} call b failover.force_master; 3.9 slow-disks a 0; 9 end"
+            )
+            for at in (3.6, 3.62, 3.65, 3.7)
+        ),
     ),
     Mutant(
         "memory-not-forgotten",
@@ -130,19 +161,22 @@ FENCING: tuple[Mutant, ...] = (
     ),
     Mutant(
         "contest-not-noticed",
-        "Two that take the disks at once go on evicting one another.",
+        "Whoever ranks lower does not step back when both take the disks at once.",
         change(
             TAKEOVER,
             "        if rivals:\n            raise Contested",
             "        if rivals and not now:\n            raise Contested",
         ),
-        (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
+        tuple(Plan(BOTH_TAKE.format(a_ms=20.5, b_ms=20), seed) for seed in (1, 2)),
     ),
     Mutant(
         "nobody-gives-way",
-        "After a contest both try again at once.",
-        change(GUARD, "if any(rival < self._host_id for rival in taken.rivals):", "if taken.rivals and not key:"),
-        (Plan(BOTH_TAKE, 1), Plan(BOTH_TAKE, 2), Plan(BOTH_TAKE, 3)),
+        "Two that take the disks at once both let go, and both try again at once.",
+        (
+            Edit(TAKEOVER, "if host_of(one) not in victims and host_of(one) < own)", "if host_of(one) not in victims)"),
+            Edit(GUARD, "if any(rival < self._host_id for rival in taken.rivals):", "if taken.rivals and not key:"),
+        ),
+        tuple(Plan(BOTH_TAKE.format(a_ms=20, b_ms=20), seed) for seed in (1, 2)),
     ),
     Mutant(
         "victim-keeps-its-key",

@@ -1,102 +1,93 @@
-"""Runs cases against the tree that it is imported from: `python -m tests.mutants.probe`, cases as JSON on stdin.
+"""Runs cases on the tree that this process imports. To be imported after `edited.install`, in a process of its own."""
 
-Each line on stdout is a JSON object: first where the modules are, then what became of each case, up to the first that
-breaks a rule.
-"""
-
-import dataclasses
+import difflib
+import gc
 import json
+import os
+import select
+import signal
 import sys
-import time
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import assert_never
 
 import middlewared
-from middlewared.plugins.failover import engine
-from tests.mutants.entry import Case, Plan
-from tests.simulator import commands
-from tests.simulator.faults import Fault
+from tests.mutants.edited import ROOT
+from tests.mutants.entry import Case, Plan, Scenario
+from tests.mutants.plans import planned
+from tests.scenarios.runner import perform
+from tests.scenarios.script import FOLDER, load
 from tests.simulator.run import Run, quieten
-from tests.simulator.world import Shape, World
 
-_TAIL_MS = 3000.0
-_OWN = ("expect", "protect", "end")
+# Runs end in virtual time. This bounds only what hangs between two instants: far above the slowest on a busy machine.
+_HANGS_S = 600.0
+_ANSWER_BYTES_MAX = 4000
+
+Note = Callable[[float, str], None]
 
 
-def main() -> int:
+def examine(cases: Sequence[Case], *, everything: bool) -> list[str]:
+    """The rule that each case broke, and how, up to the first that broke one; "" when all was well."""
+    if not Path(str(middlewared.__file__)).is_relative_to(ROOT):
+        raise RuntimeError(f"middlewared is imported from {middlewared.__file__}, not from {ROOT}")
     quieten()
-    say({"files": [str(middlewared.__file__), str(engine.__file__)]})
-    request = json.loads(sys.stdin.read())
-    began_s = time.monotonic()
-    for index, packed in enumerate(request["cases"]):
-        if time.monotonic() - began_s > request["limit_s"]:
+    gc.freeze()  # nobody need look for garbage in what was imported
+    found: list[str] = []
+    for case in cases:
+        found.append(_apart(case))
+        if noticed(found[-1]) and not everything:
             break
-        case_s = time.monotonic()
-        violation = run(unpack(packed))
-        say({"case": index, "violation": violation, "real_s": time.monotonic() - case_s})
-        if violation and not request["all"]:
-            break
-    return 0
+    return found
 
 
-def say(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)
+def noticed(found: str) -> bool:
+    """A rule was broken; a program that fails by itself (O0), hangs or dies shows nothing of the fault's kind."""
+    return found[:1] in ("O", "P", "T") and not found.startswith("O0")
 
 
-def pack(case: Case) -> Any:
-    return case if isinstance(case, int) else dataclasses.asdict(case)
+def violation(case: Case, note: Note | None = None) -> str:
+    """Run one case here and now."""
+    match case:
+        case int():
+            return Run(case, note=note).go().violation
+        case Plan():
+            return planned(case, note).go().violation
+        case Scenario():
+            return _differs(case, note)
+        case _:
+            assert_never(case)
 
 
-def unpack(packed: Any) -> Case:
-    return packed if isinstance(packed, int) else Plan(**packed)
+def _differs(case: Scenario, note: Note | None) -> str:
+    outcome = perform(load(FOLDER / f"{case.name}.txt"))
+    if note is not None:
+        print(outcome.text)
+    if outcome.trouble:
+        return outcome.trouble if outcome.trouble.startswith("O") else f"T  {outcome.trouble}"
+    before, after = outcome.script.text.splitlines(), outcome.text.splitlines()
+    lines = [line for line in difflib.ndiff(before, after) if line[0] in "-+"]
+    return f"T  {' '.join(lines[0].split())}" if lines else ""
 
 
-def run(case: Case) -> str:
-    """The rule that the run broke, and how; "" when every oracle was content."""
-    if isinstance(case, int):
-        return Run(case).go().violation
-    return planned(case).go().violation
-
-
-def planned(plan: Plan, **more: Any) -> Run:
-    """A run of a directed plan."""
-    lines = [(float(at) * 1000, line) for at, line in (part.split(None, 1) for part in plan.lines.split(";"))]
-    lines = [(at_ms, line.strip()) for at_ms, line in lines]
-    faults = [Fault(((at_ms, line),)) for at_ms, line in lines if line != "end"]
-    ends = [at_ms for at_ms, line in lines if line == "end"]
-    going = Run(
-        plan.seed, faults=faults, shape=Shape(disks=plan.disks, disk_latency_ms=plan.disk_ms, boot_ms=500.0), **more
-    )
-    length_ms = ends[0] if ends else max(at_ms for at_ms, _ in lines) + _TAIL_MS
-    going.plan = dataclasses.replace(going.plan, length_ms=length_ms, harmless=False)
-    world, usual = going.world, going.world.do
-
-    def do(line: str) -> None:
-        words = line.split()
-        if words[0] == "expect":
-            trouble = missed(world, *words[1:])
-            world.note(f"expect {line}: {trouble or 'yes'}")
-            if trouble:
-                world.oracles.fail("P", trouble)
-        elif words[0] == "protect":
-            world.oracles.protected = world.master()
-        else:
-            if line == "heal-all":
-                world.oracles.protected = None
-            usual(line)
-
-    world.do = do  # type: ignore[method-assign]  # the plan's own words come first
-    return going
-
-
-def missed(world: World, what: str, value: str) -> str:
-    """What an expectation found instead."""
-    if what == "master":
-        wanted = None if value == "none" else commands.resolve(world, value)
-        return "" if world.master() == wanted else f"the MASTER is {world.master()}, not {wanted}"
-    if what == "resets":
-        return "" if world.oracles.resets <= int(value) else f"{world.oracles.resets} resets, not {value}"
-    raise ValueError(f"no such expectation: {what}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _apart(case: Case) -> str:
+    """In a copy of this process: no case meets what an earlier one left behind, and one that hangs can be ended."""
+    sys.stdout.flush()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setpgid(0, 0)  # with the copies of the world that it makes
+        try:
+            answer = violation(case)
+        except BaseException as error:
+            answer = f"it fails: {error!r}"
+        os.write(writing, json.dumps(answer[: _ANSWER_BYTES_MAX // 8]).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        answered = select.select([pipe], [], [], _HANGS_S)[0]
+        if not answered:
+            os.killpg(child, signal.SIGKILL)
+        text = pipe.read() if answered else b'"it hangs"'
+    os.waitpid(child, 0)
+    return str(json.loads(text)) if text else "it died"

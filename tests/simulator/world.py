@@ -12,7 +12,7 @@ from middlewared.bus import Event as BusEvent
 from middlewared.lab.files import fill
 from middlewared.lab.places import LAN_LINKS, NODES
 from middlewared.lab.pool import RING_LBA, label
-from middlewared.lab.shelf import Shelf, ShelfDisk
+from middlewared.lab.shelf import STANDARD, Shelf, ShelfDisk, Target
 from middlewared.plugins.failover.actions import Action
 from middlewared.plugins.failover.engine import next_wake_ms
 from middlewared.plugins.failover.events import Event
@@ -43,6 +43,7 @@ class Shape:
     network_latency_ms: float = 0.2
     boot_ms: float = 2000.0
     sentinels: int = 2
+    target: Target = STANDARD  # what the shelf can do
 
 
 class World:
@@ -66,7 +67,7 @@ class World:
         self.skipped_s = 0.0
         self._noted_s = self.loop.now_s
         disks = [ShelfDisk(lun, f"D{lun:02d}", _DISK_BYTES) for lun in range(shape.disks)]
-        self.shelf = Shelf(disks, now_ms=lambda: int(self.loop.now_s * 1000))
+        self.shelf = Shelf(disks, target=shape.target, now_ms=lambda: int(self.loop.now_s * 1000))
         self.fabric = Fabric(self.loop, self.shelf, self.rng, shape.disk_latency_ms)
         self.fabric.watch(self._disks_changed)
         self.network = Network(self.loop, self.rng, shape.network_latency_ms)
