@@ -19,13 +19,14 @@ from middlewared.plugins.failover.events import (
     PoolsChanged,
     Wish,
 )
-from middlewared.plugins.failover.facts import Facts, from_wire
+from middlewared.plugins.failover.facts import Facts
 from middlewared.plugins.failover.observer import Observer, vrrp_instances
 from middlewared.plugins.failover.progress import Progress
 from middlewared.plugins.failover.publisher import Publisher
 from middlewared.plugins.failover.runner import Runner
 from middlewared.plugins.failover.state import Config, Limits, Lost, PeerView, Phase, Role, State
 from middlewared.plugins.failover.sync import ConfigSync
+from middlewared.plugins.failover.wire import from_wire
 from middlewared.plugins.failover.worker import Worker
 from middlewared.ports import PortError, VrrpInstance
 

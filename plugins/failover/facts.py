@@ -4,7 +4,6 @@ Status and disabled reasons are functions of two of these (mine, and the other's
 question to anybody.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,31 +83,3 @@ class Facts:
                 group = interface.group if interface.group is not None else interface.name
                 groups[group] = groups.get(group, False) or interface.link_up
         return self.ready and all(groups.values())
-
-
-def to_wire(facts: Facts) -> dict[str, Any]:
-    """A JSON object; enums become their values."""
-    return dataclasses.asdict(facts) | {"reboot_reasons": dict(facts.reboot_reasons)}
-
-
-def from_wire(data: Mapping[str, Any]) -> Facts:
-    """Read the other's facts. Members that a newer release adds are ignored; ValueError when one is missing."""
-    try:
-        known = {name: data[name] for name in Facts.__dataclass_fields__}
-        known["role"] = Role(known["role"])
-        known["interfaces"] = tuple(
-            InterfaceFacts(
-                name=item["name"],
-                critical=item["critical"],
-                group=item["group"],
-                virtual_addresses=tuple(item["virtual_addresses"]),
-                link_up=item["link_up"],
-                vrrp=None if item["vrrp"] is None else Vrrp(item["vrrp"]),
-            )
-            for item in known["interfaces"]
-        )
-        known["pools"] = tuple(PoolFacts(item["guid"], item["name"], item["imported"]) for item in known["pools"])
-        known["nics"], known["disks"] = tuple(known["nics"]), tuple(known["disks"])
-        return Facts(**known)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the other controller's facts lack {error}") from error

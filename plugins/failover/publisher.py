@@ -10,8 +10,9 @@ from middlewared.bus import Bus, Event
 from middlewared.peer.link import PeerLink
 from middlewared.plugins.failover import reasons
 from middlewared.plugins.failover.evidence import evidence
-from middlewared.plugins.failover.facts import Facts, to_wire
+from middlewared.plugins.failover.facts import Facts
 from middlewared.plugins.failover.status import Status, status
+from middlewared.plugins.failover.wire import to_wire
 
 _CRITICAL = {"NO_PONG", "NO_FENCED", "DISAGREE_VIP", "MISMATCH_DISKS"}
 _PASSING = {"LOC_FAILOVER_ONGOING", "REM_FAILOVER_ONGOING"}  # shown by the status; an alert would only flicker

@@ -25,6 +25,7 @@ PURE = [
     "plugins/failover/facts.py",
     "plugins/failover/evidence.py",
     "plugins/failover/passage.py",
+    "plugins/failover/wire.py",
     "plugins/fencing/logic.py",
     "plugins/fencing/nvme_pr.py",
     "plugins/fencing/rehearsal.py",

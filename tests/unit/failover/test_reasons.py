@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from middlewared.plugins.failover.facts import Facts, from_wire, to_wire
+from middlewared.plugins.failover.facts import Facts
 from middlewared.plugins.failover.reasons import TABLE, codes
 from middlewared.plugins.failover.state import Role
+from middlewared.plugins.failover.wire import from_wire, to_wire
 from middlewared.ports import Vrrp
 
 
