@@ -192,7 +192,7 @@ class Run:
                 oracles.fail("O5", f"after the heal, {trouble}")
 
     def _enabled_and_healthy(self) -> bool:
-        """As an operator would do it, who asks again where no answer came: a MASTER with a suspended pool resets as soon
+        """As an operator does it, who asks again where no answer came: a MASTER with a suspended pool resets as soon
         as somebody else may lead."""
         master = self.world.master()
         self.world.do(f"call {master or 'a'} failover.control '\"ENABLE\"' '{{\"active\": true}}'")
