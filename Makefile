@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test soak bench fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test lab-netns netns soak bench bench-failover fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -17,8 +17,12 @@ lab: venv        ## start both controllers in the foreground; Ctrl-C ends everyt
 venv:            ## only the environment: .venv with the package installed editable
 	@$(PYTHON) scripts/bootstrap.py
 
+lab-netns:       ## the same in network namespaces, with keepalived, nftables and an iSCSI target for real; as root
+	@$(PYTHON) scripts/bootstrap.py --netns
+	@exec $(BIN)/middlewared lab up --netns $(ARGS)
+
 venv-test:
-	@$(PYTHON) scripts/bootstrap.py --test
+	@$(PYTHON) scripts/bootstrap.py --test --netns
 
 test: venv-test  ## everything: format, lint, types, imports, unit, contract and lab tests
 	@exec $(CHECK)
@@ -43,6 +47,8 @@ simulator: venv-test ## both controllers in virtual time: past failures, fixed s
 	@exec $(CHECK) simulator
 lab-test: venv-test  ## tests against two running controllers
 	@exec $(CHECK) lab
+netns: venv-test     ## keepalived, nftables and the lab's fault matrix in network namespaces; NETNS_RUNS=20 times each
+	@exec $(CHECK) netns
 
 rewrite-scenarios: venv-test  ## write the transcripts anew; look at the difference before you commit it
 	@exec $(BIN)/python -m tests.scenarios --rewrite
@@ -55,6 +61,9 @@ mutants: venv-test   ## does the simulator notice broken versions of failover? `
 
 bench: venv          ## measure the budgets as ratios, three minutes: `make bench ARGS=takeover`
 	@exec $(BIN)/python -m bench $(ARGS)
+
+bench-failover: venv ## the client's gap on the virtual IP, ours beside keepalived alone, in network namespaces; as root
+	@exec $(BIN)/python -m bench failover
 
 fix: venv-test       ## format and repair what ruff can, render the reference documentation
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import api, disks, fencing, moves, processes
+from bench import api, disks, failover, fencing, moves, processes
 from bench.lab import BenchError, Lab
 from bench.table import Row, render
 
@@ -27,7 +27,11 @@ MEASURES: dict[str, Measure] = {
     "switchover": moves.measure_switchover,
     "events": api.measure_events,
 }
-WITHOUT_LAB = {"disks": disks.measure_disks, "fencing": fencing.measure_fencing}
+WITHOUT_LAB = {
+    "disks": disks.measure_disks,
+    "fencing": fencing.measure_fencing,
+    "failover": failover.measure_failover,
+}
 
 
 async def _measure(names: list[str]) -> list[Row]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from middlewared.client import Client
 from middlewared.lab.daemons import ask_all
-from middlewared.lab.places import NODES, PASSWORD, USER, Places
+from middlewared.lab.places import LOOPBACK, NODES, PASSWORD, USER, Layout, Places
 from middlewared.lines import LineClient
 
 PATIENCE_S = 60.0
@@ -35,13 +35,14 @@ class News:
 class Lab:
     """The room's control socket, and the controllers' APIs over their unix sockets."""
 
-    def __init__(self, directory: Path) -> None:
-        self.places = Places(directory)
+    def __init__(self, directory: Path, layout: Layout = LOOPBACK) -> None:
+        self.places = Places(directory, layout)
         self.news: list[News] = []
         self._control = LineClient(self.places.control, self._on_event)
 
     async def __aenter__(self) -> "Lab":
-        await asyncio.to_thread(self._command, "up", "--detach")
+        kind = ("--netns",) if self.places.layout.kind == "netns" else ()
+        await asyncio.to_thread(self._command, "up", "--detach", *kind)
         await self._control.connect()
         await self.until_healthy()
         return self

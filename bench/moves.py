@@ -36,8 +36,8 @@ async def measure_takeover(lab: Lab) -> list[Row]:
     return [
         Row(
             f"takeover after power loss, {_RUNS} runs",
-            _spread(ours_ms),
-            f"VRRP alone, {_spread(law_ms)}",
+            spread(ours_ms),
+            f"VRRP alone, {spread(law_ms)}",
             ratio,
             ratio,
             _TAKEOVER_RATIO_MAX,
@@ -61,7 +61,7 @@ async def measure_switchover(lab: Lab) -> list[Row]:
     return [
         Row(
             f"planned switchover, {_RUNS} runs",
-            _spread(gaps_ms),
+            spread(gaps_ms),
             value=statistics.median(gaps_ms),
             budget=_SWITCHOVER_MS_MAX,
             unit="ms",
@@ -69,7 +69,8 @@ async def measure_switchover(lab: Lab) -> list[Row]:
     ]
 
 
-def _spread(times_ms: list[float]) -> str:
+def spread(times_ms: list[float]) -> str:
+    """Median, least and most."""
     return f"{statistics.median(times_ms):.0f} ms ({min(times_ms):.0f} to {max(times_ms):.0f})"
 
 

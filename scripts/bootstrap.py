@@ -5,7 +5,8 @@ downloaded (pinned by its hash) when it must be. Nothing here needs root; as roo
 installed with apt-get, unless that would upgrade installed packages (APT_MAY_UPGRADE=1 allows it); where it cannot be
 built, the daemon runs without it.
 
-    bootstrap.py [--test]      --test also installs what `make test` needs
+    bootstrap.py [--test] [--netns]      --test also installs what `make test` needs; --netns Debian's packages for the
+                                         lab in network namespaces, as root; without root it says what is missing
 
 Every step prints one line; the tools' own output goes to .venv/bootstrap.log. Does nothing when nothing has changed.
 This file still parses on old Pythons, so that they are refused with a sentence and not with a syntax error.
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import base64
 import configparser
+import contextlib
+import ctypes.util
 import hashlib
 import os
 import re
@@ -27,6 +30,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,6 +62,8 @@ def main() -> int:
     try:
         if not is_current(with_tests):
             build(with_tests)
+        if "--netns" in sys.argv[1:]:
+            install_netns_packages()
     except Failed as failure:
         print(f"venv: {failure}", file=sys.stderr)
         return 1
@@ -177,6 +183,44 @@ def install_systemd() -> None:
 
 
 # -------------------------------------------------------------------------------------------- Debian's parts
+
+
+def install_netns_packages() -> None:
+    """What the lab in network namespaces is made of. None of it is started as a service of this machine."""
+    packages = missing_netns_packages()
+    if not packages:
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        say(f"for the lab in network namespaces, as root: apt-get install {' '.join(packages)}")
+        return
+    say(f"apt-get install {' '.join(packages)} (for the lab in network namespaces)")
+    apt("update")
+    if would_upgrade(packages) and not os.environ.get("APT_MAY_UPGRADE"):
+        say("left out: they would upgrade installed packages; APT_MAY_UPGRADE=1 allows it")
+        return
+    with services_not_started():
+        apt("install", "-y", "--no-install-recommends", *packages)
+
+
+def missing_netns_packages() -> list[str]:
+    programs = {"ip": "iproute2", "keepalived": "keepalived", "nft": "nftables", "tgtd": "tgt", "dbus-daemon": "dbus"}
+    missing = [package for program, package in programs.items() if shutil.which(program) is None]
+    return missing + ([] if ctypes.util.find_library("iscsi") else ["libiscsi7"])
+
+
+@contextlib.contextmanager
+def services_not_started() -> Iterator[None]:
+    """Debian's packages start their services, unless policy-rc.d(8) forbids it."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n")
+        policy.chmod(0o755)
+    try:
+        yield
+    finally:
+        if ours:
+            policy.unlink()
 
 
 def has_certificates() -> bool:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
 LOGS = ROOT / "build" / "check"
 SHOWN_LINES_MAX = 200
+SKIPPED_SHOWN_MAX = 10
 
 # name: (time limit in seconds, command). Quick ones first: a stray blank is told in a second.
 STAGES: dict[str, tuple[int, list[str]]] = {
@@ -22,12 +23,16 @@ STAGES: dict[str, tuple[int, list[str]]] = {
     "imports": (120, ["lint-imports", "--no-cache"]),
     "types": (600, ["mypy"]),
     # Whatever is not named after it belongs to it, so that a new folder of tests is never left out.
-    "unit": (900, ["pytest", "tests", "--ignore=tests/contract", "--ignore=tests/scenarios", "--ignore=tests/lab"]),
+    "unit": (
+        900,
+        ["pytest", "tests", *(f"--ignore=tests/{name}" for name in ("contract", "scenarios", "lab", "netns"))],
+    ),
     "contract": (300, ["pytest", "tests/contract"]),
     "scenarios": (900, ["pytest", "tests/scenarios"]),
     "interruptions": (900, ["python", "-m", "tests.scenarios", "--interrupt", "--every", "5"]),
     "simulator": (1200, ["python", "-m", "tests.simulator", "--check"]),
     "lab": (1800, ["pytest", "tests/lab"]),
+    "netns": (2400, ["pytest", "tests/netns"]),
 }
 
 
@@ -45,6 +50,8 @@ def main(names: list[str]) -> int:
             f"{'ok' if status == 0 else 'FAILED':<7}{time.monotonic() - started:7.1f} s  {last_line(output)}",
             flush=True,
         )
+        for line in skipped(output):
+            print(f"          {line}")
         if status != 0:
             report(name, output)
             return 1
@@ -81,6 +88,11 @@ def run(name: str) -> tuple[int, str]:
 def last_line(output: str) -> str:
     lines = [line.strip("= ") for line in output.splitlines() if line.strip()]
     return lines[-1][:100] if lines else ""
+
+
+def skipped(output: str) -> list[str]:
+    """What was left out, and why: nobody shall take it for tested."""
+    return sorted({line[:150] for line in output.splitlines() if line.startswith("SKIPPED [")})[:SKIPPED_SHOWN_MAX]
 
 
 def report(name: str, output: str) -> None:

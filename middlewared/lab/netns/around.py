@@ -1,6 +1,7 @@
 """The surroundings of controllers that live in network namespaces: a real switch, real cables, a real iSCSI target."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ class Namespaces:
         why = await namespaces.missing()
         if why:
             raise LabError(why)
+        self._lock()
         try:
             await self._network.create()
             await self._network.add_machine(SHELF)
@@ -151,6 +153,15 @@ class Namespaces:
         return self._network.command(machine, *words)
 
     # ------------------------------------------------------------------------------------------ inside
+
+    def _lock(self) -> None:
+        """The names of the namespaces are fixed, so there is one such lab at a time; until this process ends."""
+        self._locked = os.open("/run/middlewared-lab-netns.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._locked)
+            raise LabError("another lab runs in network namespaces: end that one first") from error
 
     async def _build(self, node: str) -> None:
         """A network stack that knows nothing of earlier lives."""

@@ -1,0 +1,236 @@
+"""How long a client finds nobody on the virtual IP: ours in network namespaces, and keepalived alone beside it.
+
+Both pairs stand on the same kind of switch, with the same advert interval, in one run and in turn; the client asks on
+new connections, one after the other, and counts from the last answer before to the first one after. Needs root.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+
+from bench.lab import BenchError, Lab
+from bench.moves import spread
+from bench.table import Row
+from middlewared.lab.netns.layout import CLIENT, CLIENT_ADDRESS, NETNS, PREFIX
+from middlewared.lab.netns.namespaces import Network, missing
+from middlewared.lab.places import NODES, other
+from middlewared.lab.process import die_with_parent
+
+RUNS = 10
+_TAKEOVER_RATIO_MAX = 1.15
+_SWITCHOVER_MS_MAX = 100.0
+_ADDRESS, _PORT = NETNS.virtual[0], NETNS.port
+_ATTEMPT_S = 0.02  # the error of a gap is not larger
+_PAUSE_S = 0.005
+_JOIN_S = 1.0
+_PATIENCE_S = 20.0
+_STEADY = 20  # answers before and after
+_REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
+_ADVERT_S = 0.1
+_PRIORITY = {"a": 240, "b": 238}  # as ours
+_STOCK = "bench"  # prefix of the namespaces of keepalived alone
+_ECHO = (
+    "import socket;s=socket.socket();s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1);"
+    f"s.setsockopt(0,15,1);s.bind(('{_ADDRESS}',{_PORT}));s.listen(99)\n"  # 15: IP_FREEBIND
+    "while 1:\n c=s.accept()[0];c.recv(99);c.sendall(b'x');c.close()"
+)
+_CONF = """
+global_defs {{
+    router_id {node}
+    vrrp_no_swap
+}}
+vrrp_instance bench {{
+    state BACKUP
+    nopreempt
+    interface eth0
+    virtual_router_id 7
+    priority {priority}
+    advert_int {advert_s}
+    unicast_src_ip {own}
+    unicast_peer {{
+        {peer}
+    }}
+    virtual_ipaddress {{
+        {address}/24
+    }}
+}}
+"""
+
+
+class Prober(threading.Thread):
+    """Asks from inside a client's namespace without a pause, and remembers when it was answered."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(daemon=True)
+        self._network = network
+        self._answers: list[float] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        self._network.enter(CLIENT)
+        while not self._over.is_set():
+            with contextlib.suppress(OSError), socket.create_connection((_ADDRESS, _PORT), _ATTEMPT_S) as one:
+                one.sendall(_REQUEST)
+                if one.recv(1):
+                    self._answers.append(time.monotonic())
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join(_PATIENCE_S)
+
+    async def gap_ms(self, begin: Awaitable[object], heir: Awaitable[object]) -> float:
+        """The longest silence from before `begin` until `heir` says that the other one has taken over."""
+        await self._steady()
+        first = len(self._answers) - 1
+        await begin
+        await heir
+        await self._steady()
+        asked = self._answers[first:]
+        return max(later - earlier for earlier, later in itertools.pairwise(asked)) * 1000
+
+    async def _steady(self) -> None:
+        """Until it is answered again and again."""
+        wanted = len(self._answers) + _STEADY
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while len(self._answers) < wanted:
+            if time.monotonic() > deadline_s:
+                raise BenchError(f"{_ADDRESS}:{_PORT} does not answer within {_PATIENCE_S:.0f} s")
+            await asyncio.sleep(_PAUSE_S)
+
+
+class Stock:
+    """keepalived alone, as its manual page has it: a virtual address, and a program that answers on it. No fencing."""
+
+    def __init__(self, directory: Path) -> None:
+        self.network = Network(_STOCK)
+        self._directory = directory
+        self._powered: dict[str, list[asyncio.subprocess.Process]] = {}
+
+    async def __aenter__(self) -> "Stock":
+        await self.network.create()
+        await self.network.add_machine(CLIENT)
+        await self.network.plug(CLIENT, "eth0", f"{CLIENT_ADDRESS}/24")
+        for node in NODES:
+            await self.boot(node)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for node in list(self._powered):
+            await self.kill(node)
+        await self.network.close()
+
+    async def boot(self, node: str) -> None:
+        await self.network.add_machine(node)
+        await self.network.plug(node, "eth0", f"{NETNS.addresses[node]['eth0']}/24")
+        folder = self._directory / node
+        folder.mkdir(exist_ok=True)
+        own, peer = (NETNS.addresses[one]["eth0"] for one in (node, other(node)))
+        (folder / "keepalived.conf").write_text(
+            _CONF.format(node=node, priority=_PRIORITY[node], advert_s=_ADVERT_S, own=own, peer=peer, address=_ADDRESS)
+        )
+        files = ("-f", str(folder / "keepalived.conf"), "-p", str(folder / "pid"), "-r", str(folder / "vrrp.pid"))
+        self._powered[node] = [
+            await self._start(node, "keepalived", "-n", "-P", *files),
+            await self._start(node, sys.executable, "-c", _ECHO),
+        ]
+
+    async def kill(self, node: str) -> None:
+        """Power loss: everything there dies at once, and the cable is dead."""
+        ended = self._powered.pop(node)
+        for process in ended:
+            process.kill()
+        await self.network.unplug(node)
+        for process in ended:
+            await process.wait()
+
+    async def until_master(self, node: str) -> None:
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while not any(_ADDRESS in address for address in await self.network.addresses(node, "eth0")):
+            if time.monotonic() > deadline_s:
+                raise BenchError(f"keepalived alone: {node} never becomes MASTER")
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _start(self, node: str, *command: str) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *self.network.command(node, *command, mortal=True),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+        )
+
+
+async def measure_failover() -> list[Row]:
+    """Power losses of both pairs in turn, then planned switchovers of ours."""
+    if why := await missing():
+        return [Row("failover in network namespaces", f"not measured: {why}")]
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        async with Lab(Path(folder) / "ours", NETNS) as lab, Stock(Path(folder)) as stock:
+            ours, theirs = Prober(Network(PREFIX)), Prober(stock.network)
+            ours.start()
+            theirs.start()
+            try:
+                return await _compare(lab, ours, stock, theirs)
+            finally:
+                ours.stop()
+                theirs.stop()
+
+
+async def _compare(lab: Lab, ours: Prober, stock: Stock, theirs: Prober) -> list[Row]:
+    ours_ms: list[float] = []
+    theirs_ms: list[float] = []
+    await stock.until_master("a")
+    alone = "a"
+    for _ in range(RUNS):
+        theirs_ms.append(await theirs.gap_ms(stock.kill(alone), stock.until_master(other(alone))))
+        await stock.boot(alone)
+        alone = other(alone)
+        await asyncio.sleep(_JOIN_S)  # until the one that came back has heard an advert, and rests
+        master = await lab.until_healthy()
+        ours_ms.append(await ours.gap_ms(lab.tell("kill", node=master), _until_leads(lab, master)))
+        await lab.tell("boot", node=master)
+    planned_ms: list[float] = []
+    for _ in range(RUNS):
+        master = await lab.until_healthy()
+        planned_ms.append(await ours.gap_ms(_give_way(lab, master), _until_leads(lab, master)))
+    await lab.until_healthy()
+    ratio = statistics.median(ours_ms) / statistics.median(theirs_ms)
+    return [
+        Row(
+            f"client's gap after power loss, {RUNS} runs",
+            spread(ours_ms),
+            f"keepalived alone, {spread(theirs_ms)}",
+            ratio,
+            ratio,
+            _TAKEOVER_RATIO_MAX,
+            "x",
+        ),
+        Row(
+            f"client's gap in a planned switchover, {RUNS} runs",
+            spread(planned_ms),
+            value=statistics.median(planned_ms),
+            budget=_SWITCHOVER_MS_MAX,
+            unit="ms",
+        ),
+    ]
+
+
+async def _give_way(lab: Lab, master: str) -> None:
+    async with lab.client(master) as api:
+        await api.call("failover.become_passive")
+
+
+async def _until_leads(lab: Lab, former: str) -> None:
+    while True:
+        async with lab.client(other(former)) as api:
+            if await api.call("failover.status") == "MASTER":
+                return
+        await asyncio.sleep(_PAUSE_S)
