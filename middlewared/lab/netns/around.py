@@ -1,5 +1,6 @@
 """The surroundings of controllers that live in network namespaces: a real switch, real cables, a real iSCSI target."""
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -37,6 +38,7 @@ class Namespaces:
         )
         self._up = dict.fromkeys(LINKS, True)
         self._powered: set[str] = set()
+        self._turn = asyncio.Lock()  # a cable may be healed while its controller is being built
         self._held: dict[str, list[str]] = {node: [] for node in NODES}
 
     async def start(self) -> None:
@@ -80,14 +82,15 @@ class Namespaces:
         return list(self._network.command(node, *program, mortal=True))
 
     async def power(self, node: str, *, on: bool) -> None:
-        if on:
-            await self._build(node)
-            self._powered.add(node)
-        else:
-            self._powered.discard(node)
-            self._held[node] = []
-            await self._network.unplug(node)
-        await self._follow_heartbeat()
+        async with self._turn:
+            if on:
+                await self._build(node)
+                self._powered.add(node)
+            else:
+                self._powered.discard(node)
+                self._held[node] = []
+                await self._network.unplug(node)
+            await self._follow_heartbeat()
 
     async def freeze(self, node: str, *, frozen: bool) -> None:
         """A machine that stands still has carriers, and sends nothing; its network namespace alone would go on."""
@@ -108,13 +111,14 @@ class Namespaces:
                     os.kill(pid, signal.SIGKILL)
 
     async def set_link(self, link: str, *, up: bool) -> None:
-        self._up[link] = up
-        if link in DISK_LINKS:
-            await self._cable(DISK_LINKS[link], SHELF_NIC, up=up)
-        elif link in LAN_LINKS:
-            await self._cable(*LAN_LINKS[link], up=up)
-        else:
-            await self._follow_heartbeat()
+        async with self._turn:
+            self._up[link] = up
+            if link in DISK_LINKS:
+                await self._cable(DISK_LINKS[link], SHELF_NIC, up=up)
+            elif link in LAN_LINKS:
+                await self._cable(*LAN_LINKS[link], up=up)
+            else:
+                await self._follow_heartbeat()
 
     async def set_disk_failed(self, lun: int, *, failed: bool) -> None:
         try:
@@ -173,16 +177,14 @@ class Namespaces:
             await self._network.plug(node, HEARTBEAT_NIC, f"{layout.NETNS.heartbeat[node]}/{PREFIX_LENGTH}")
         except PortError as error:
             raise LabError(f"controller {node.upper()}: {error}") from error
-        for link, (owner, nic) in LAN_LINKS.items():
+        cables = {**LAN_LINKS, **{link: (owner, SHELF_NIC) for link, owner in DISK_LINKS.items()}}
+        for link, (owner, nic) in cables.items():
             if owner == node and not self._up[link]:
-                await self._cable(node, nic, up=False)
-        for link, owner in DISK_LINKS.items():
-            if owner == node and not self._up[link]:
-                await self._cable(node, SHELF_NIC, up=False)
+                await self._network.cut(node, nic)
 
     async def _cable(self, node: str, nic: str, *, up: bool) -> None:
-        if node not in self._powered and up:
-            return  # plugged in when it is built
+        if node not in self._powered:
+            return  # plugged in, or not, when it is built
         change = self._network.heal if up else self._network.cut
         try:
             await change(node, nic)
