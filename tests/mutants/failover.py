@@ -187,6 +187,12 @@ FAILOVER: tuple[Mutant, ...] = (
         (ONLY_LINK_CUT,),
     ),
     Mutant(
+        "suspended-master-stays",
+        "A MASTER whose pool waits for its disks keeps the role, although the other one could lead.",
+        change(ENGINE, "if state.suspended and _replaceable(state):", "if state.suspended and now_ms < 0:"),
+        (Scenario("035-disks-cut-on-the-master"),),
+    ),
+    Mutant(
         "lost-link-tolerated",
         "A MASTER that lost its links stays, although the other one could lead.",
         change(ENGINE, "return config.timeout_ms if state.peer.could_lead else None", "return None"),

@@ -124,7 +124,7 @@ FENCING: tuple[Mutant, ...] = (
     Mutant(
         "beat-lets-itself-back-in",
         "The heartbeat registers whatever was registered before, also after a preemption.",
-        change(HOLDER, "*scsi_pr.register(old, new), timeout_ms", "*scsi_pr.register_and_ignore(new), timeout_ms"),
+        change(HOLDER, "scsi_pr.register, old, new, aptpl=aptpl", "scsi_pr.register_and_ignore, new, aptpl=aptpl"),
         # Where in its period of 200 ms the MASTER's next write is, decides.
         tuple(
             Plan(
@@ -132,6 +132,12 @@ FENCING: tuple[Mutant, ...] = (
             )
             for at in (3.6, 3.62, 3.65, 3.7)
         ),
+    ),
+    Mutant(
+        "released-disks-are-open",
+        "Whoever gives the disks up leaves them to anybody, also to one that was frozen all the time.",
+        change(TAKEOVER, "path, scsi_pr.register, key, parked, aptpl", "path, scsi_pr.register, key, 0, aptpl"),
+        (Plan("3 freeze a; 3.32 cut lan-b; 3.55 thaw a; 8 end"),),
     ),
     Mutant(
         "memory-not-forgotten",
