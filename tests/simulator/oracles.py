@@ -77,9 +77,14 @@ class Oracles:
         return self._tenures
 
     def reserved(self, lun: int) -> None:
-        """A reservation command was done: remember who holds the disk."""
-        key = self._world.shelf.reservations(lun).holder_key
-        self._holder_on[lun] = _owner(key) if key else _NOBODY
+        """A reservation command was done: remember who holds the disk.
+
+        Where a target that restarted is registered on again by whoever held the disk, it is about to be reserved.
+        """
+        kept = self._world.shelf.reservations(lun)
+        former = self._holder_on.get(lun, _NOBODY)
+        again = former in {_owner(key) for key in kept.keys.values()}
+        self._holder_on[lun] = _owner(kept.holder_key) if kept.holder_key else former if again else _NOBODY
 
     def target_restarted(self) -> None:
         """A target without APTPL has forgotten all reservations.
