@@ -44,6 +44,7 @@ class Oracles:
         self._tenures = 0
         self._tenure_on: dict[int, int] = {}  # by disk: the newest import that wrote there
         self._holder_on: dict[int, str] = {}  # by disk: whose reservation was seen last
+        self._forgotten: set[int] = set()  # disks of a target that restarted, not reserved again yet
         self._stood_still: set[str] = set()  # when the target restarted
         self._unfit_ms = dict.fromkeys(NODES, 0.0)
         self._open_ms = dict.fromkeys(NODES, 0.0)
@@ -79,12 +80,13 @@ class Oracles:
     def reserved(self, lun: int) -> None:
         """A reservation command was done: remember who holds the disk.
 
-        Where a target that restarted is registered on again by whoever held the disk, it is about to be reserved.
+        Where the target restarted, whoever held the disk is about to reserve it again, or somebody else will.
         """
-        kept = self._world.shelf.reservations(lun)
-        former = self._holder_on.get(lun, _NOBODY)
-        again = former in {_owner(key) for key in kept.keys.values()}
-        self._holder_on[lun] = _owner(kept.holder_key) if kept.holder_key else former if again else _NOBODY
+        key = self._world.shelf.reservations(lun).holder_key
+        if key:
+            self._forgotten.discard(lun)
+        if key or lun not in self._forgotten:
+            self._holder_on[lun] = _owner(key) if key else _NOBODY
 
     def target_restarted(self) -> None:
         """A target without APTPL has forgotten all reservations.
@@ -92,6 +94,7 @@ class Oracles:
         A controller that stands still at that moment with the pool imported may write when it goes on, if nobody has
         reserved the disks again by then: no software on either side can prevent it (ARCHITECTURE, what is not proven).
         """
+        self._forgotten = {disk.lun for disk in self._world.shelf.disks}
         self._stood_still = {node for node, controller in self._world.controllers.items() if controller.frozen}
 
     def landed(self, node: str, lun: int, tenure: int) -> None:
