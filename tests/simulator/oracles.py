@@ -45,6 +45,7 @@ class Oracles:
         self._tenure_on: dict[int, int] = {}  # by disk: the newest import that wrote there
         self._holder_on: dict[int, str] = {}  # by disk: whose reservation was seen last
         self._forgotten: set[int] = set()  # disks of a target that restarted, not reserved again yet
+        self._unreservable: set[int] = set()  # those of them that refuse to be
         self._stood_still: set[str] = set()  # when the target restarted
         self._unfit_ms = dict.fromkeys(NODES, 0.0)
         self._open_ms = dict.fromkeys(NODES, 0.0)
@@ -85,6 +86,7 @@ class Oracles:
         key = self._world.shelf.reservations(lun).holder_key
         if key:
             self._forgotten.discard(lun)
+            self._unreservable.discard(lun)
         if key or lun not in self._forgotten:
             self._holder_on[lun] = _owner(key) if key else _NOBODY
 
@@ -93,6 +95,7 @@ class Oracles:
 
         A controller that stands still at that moment with the pool imported may write when it goes on, if nobody has
         reserved the disks again by then: no software on either side can prevent it (ARCHITECTURE, what is not proven).
+        Nor on a disk that refuses to be reserved again, as a takeover tolerates of a tenth of them.
         """
         self._forgotten = {disk.lun for disk in self._world.shelf.disks}
         self._stood_still = {node for node, controller in self._world.controllers.items() if controller.frozen}
@@ -102,7 +105,7 @@ class Oracles:
         self.writes += 1
         kept = self._world.shelf.reservations(lun)
         holder = _owner(kept.holder_key) if kept.holder_key else self._holder_on.get(lun)
-        if not kept.holder_key and node in self._stood_still:
+        if not kept.holder_key and (node in self._stood_still or lun in self._unreservable):
             return  # see `target_restarted`
         admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
         # A restarted target is being reserved again; and no newer import has written anywhere.
@@ -126,6 +129,7 @@ class Oracles:
     def _watch(self) -> None:
         world = self._world
         world.later(WATCH_MS, self._watch)
+        self._unreservable |= self._forgotten & world.fabric.refusing
         serving = [node for node in NODES if world.serves(node)]
         for node in NODES:
             self._watch_one(node, node in serving)
