@@ -74,7 +74,8 @@ class Site:
         fence = settings.fence
         config.write_text(
             f'node = "{settings.node}"\nrun_dir = "{settings.run_dir}"\nstate_dir = "{settings.state_dir}"\n'
-            f'drivers = "simulated"\nmachine = "{self.path / node / "machine.sock"}"\n[fence]\nsocket = "{fence.socket}"\nshelf = "{fence.shelf}"\n'
+            f'drivers = "simulated"\nmachine = "{self.path / node / "machine.sock"}"\n'
+            f'[fence]\nsocket = "{fence.socket}"\nshelf = "{fence.shelf}"\n'
             f"heartbeat_ms = {fence.heartbeat_ms}\nalive_ms = {fence.alive_ms}\nlost_ms = {fence.lost_ms}\n"
         )
         return config
