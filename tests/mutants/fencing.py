@@ -163,7 +163,7 @@ FENCING: tuple[Mutant, ...] = (
         "blind-master-stays",
         "A MASTER that does not see its disks any more keeps the role.",
         change(LOGIC, "return unseen if len(unseen) * 2 > len(waiting_ms) else []", "return []"),
-        (Plan("3 cut disks-a; 8 expect master b"),),
+        (Plan("3 cut heartbeat; 4 cut disks-a; 9 expect master b"),),
     ),
     Mutant(
         "contest-not-noticed",
