@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 
 from tests.mutants.checks import Checked, Work, each, probe_of
+from tests.mutants.edited import texts
 from tests.mutants.entry import Case, Edit, Mutant, Plan
 from tests.mutants.mutants import MUTANTS
 
@@ -37,6 +38,8 @@ def main() -> int:
         return replay(chosen[0].edits if arguments.names else (), Plan(arguments.plan, arguments.seed))
     if arguments.replay:
         return replay(chosen[0].edits, chosen[0].caught_by[arguments.replay - 1])
+    for mutant in chosen:
+        texts(mutant.edits)  # one that does not apply ends it here
     began_s = time.monotonic()
     dirty = baseline(chosen, arguments.jobs)
     survivors = examined(chosen, arguments.jobs)

@@ -35,7 +35,7 @@ FAILOVER: tuple[Mutant, ...] = (
         "fencing-skipped-after-asking",
         "After an orderly hand-over the operator's choice imports without having taken the disks.",
         change(ENGINE, "Phase.ASKING: Phase.FENCING,", "Phase.ASKING: Phase.IMPORTING,"),
-        (Plan("3 call b failover.force_master"),),
+        (Plan("3 call b failover.force_master; 6 expect master b"),),
     ),
     Mutant(
         "open-before-import",
@@ -232,7 +232,7 @@ FAILOVER: tuple[Mutant, ...] = (
         "unprivileged-leader",
         "The MASTER's priority in the election is not raised.",
         change(OBSERVER, "_PRIORITY_LEADING if leading else _PRIORITY[node]", "_PRIORITY[node]"),
-        (Plan("3 kill a; 5 boot a; 14 protect; 15 lose eth0 b; 17 carry eth0 b; 20 end"),),
+        (Plan("3 kill a; 5 boot a; 14 protect; 14.5 cut heartbeat; 15 lose eth0 b; 17 carry eth0 b; 20 end"),),
     ),
     Mutant(
         "peer-facts-outlive-the-link",

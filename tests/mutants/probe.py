@@ -15,9 +15,9 @@ import middlewared
 from tests.mutants.edited import ROOT
 from tests.mutants.entry import Case, Plan, Scenario
 from tests.mutants.plans import planned
-from tests.scenarios.runner import perform
+from tests.scenarios.runner import perform, quieten
 from tests.scenarios.script import FOLDER, load
-from tests.simulator.run import Run, quieten
+from tests.simulator.run import Run
 
 # Runs end in virtual time. This bounds only what hangs between two instants: far above the slowest on a busy machine.
 _HANGS_S = 600.0

@@ -23,6 +23,7 @@ NEVER_LEFT_OUT = {
     "bare-preempt-without-reset",
     "living-peer-robbed",
     "lost-time-not-noticed",
+    "released-disks-are-open",
 }
 
 
