@@ -172,7 +172,7 @@ class Guard:
         return {*chosen, *(self._watched_too & disks.keys())}
 
     async def _observe(self, disk: Disk, watched: bool) -> None:
-        lapses = self._pulse.lapses
+        lapses, asked_ms = self._pulse.lapses, self._pulse.now_ms()
         try:
             keys = await read_keys(disk, self._holder.timeout_ms)
         except (TransportError, DiskRefused) as error:
@@ -181,7 +181,7 @@ class Guard:
         self._unread.pop(disk.serial, None)
         if watched and self._pulse.notice() == lapses:
             claims = Reading(0, keys, None).claims(self._host_id)
-            self._watch.observe(disk.serial, claims, self._pulse.now_ms())
+            self._watch.observe(disk.serial, claims, self._pulse.now_ms(), asked_ms)
             if self._said is None or self._said.peer_moving != self._peer_moving():  # the rest waits for the beat
                 self._say()
 

@@ -115,8 +115,9 @@ class Peer(enum.StrEnum):
 @dataclass(slots=True)
 class _Seen:
     keys: frozenset[int]
-    since_ms: float  # watched without a gap from here
-    last_ms: float
+    since_ms: float  # they are known to be the same from here
+    until_ms: float  # to here
+    last_ms: float  # when the last answer came
 
 
 @dataclass(slots=True)
@@ -127,17 +128,20 @@ class PeerWatch:
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _moved_ms: float = -math.inf
 
-    def observe(self, serial: str, keys: frozenset[int], now_ms: float) -> None:
-        """Foreign keys read from a watched disk. A key that came or changed has moved; one that left has not."""
+    def observe(self, serial: str, keys: frozenset[int], now_ms: float, asked_ms: float | None = None) -> None:
+        """Foreign keys read from a watched disk. A key that came or changed has moved; one that left has not.
+
+        The answer is from some moment between `asked_ms` and `now_ms`, which may lie far apart on a slow disk. However
+        long the pause between two readings, a key that is the same in both has not moved: no generation comes back.
+        """
+        asked_ms = now_ms if asked_ms is None else asked_ms
         seen = self._seen.get(serial)
         if seen is None:
-            self._seen[serial] = _Seen(keys, now_ms, now_ms)
+            self._seen[serial] = _Seen(keys, now_ms, asked_ms, now_ms)
             return
         if keys - seen.keys:
-            self._moved_ms = now_ms
-        if now_ms - seen.last_ms > self.alive_ms:
-            seen.since_ms = now_ms
-        seen.keys, seen.last_ms = keys, now_ms
+            self._moved_ms = seen.since_ms = now_ms
+        seen.keys, seen.until_ms, seen.last_ms = keys, asked_ms, now_ms
 
     def forget(self) -> None:
         """Time was lost: what was seen before proves nothing."""
@@ -153,7 +157,7 @@ class PeerWatch:
         shown = [seen for seen in fresh if seen.keys]
         if not shown:
             return Peer.ABSENT
-        return Peer.STILL if all(now_ms - seen.since_ms >= self.alive_ms for seen in shown) else Peer.UNKNOWN
+        return Peer.STILL if all(seen.until_ms - seen.since_ms >= self.alive_ms for seen in shown) else Peer.UNKNOWN
 
     def keys(self, now_ms: float) -> frozenset[int]:
         """The foreign keys on the watched disks."""

@@ -136,7 +136,8 @@ async def take(disk: Disk, before: Reading, key: int, timeout_ms: int, *, purge:
 
 
 def _rivals(before: Reading, now: Reading, key: int) -> frozenset[int]:
-    """Keys of those who take the disk while we do: they threw us out, or came after we looked and rank higher.
+    """Keys of those who take the disk while we do: they threw us out, or came after we looked, and hold it by now or
+    rank higher.
 
     A host that was there before is no rival but the victim, whose key may move until it is thrown out.
     """
@@ -144,7 +145,9 @@ def _rivals(before: Reading, now: Reading, key: int) -> frozenset[int]:
     if key not in now.keys and now.strangers(own):
         return now.strangers(own)
     victims = {host_of(one) for one in before.claims(own)}
-    return frozenset(one for one in now.claims(own) if host_of(one) not in victims and host_of(one) < own)
+    held = now.reservation.key if now.reservation is not None else None
+    came = [one for one in now.claims(own) if host_of(one) not in victims]
+    return frozenset(one for one in came if one == held or host_of(one) < own)
 
 
 async def _register(disk: Disk, key: int, timeout_ms: int) -> Transport:

@@ -104,7 +104,7 @@ def _delay(draw: Draw) -> Lines:
         case 1:
             return [(0, f"shuffle {wire}"), (span_ms, f"order {wire}")]
     node = draw.node()
-    return [(0, f"slow-disks {node} {draw.one('5', '20', '60')}"), (span_ms, f"slow-disks {node} 0")]
+    return [(0, f"slow-disks {node} {draw.one('5', '20', '60', '120')}"), (span_ms, f"slow-disks {node} 0")]
 
 
 def _disk(draw: Draw) -> Lines:

@@ -92,13 +92,21 @@ def watched(*seen: tuple[int, frozenset[int]]) -> PeerWatch:
         ([(0, NOBODY), (50, key(1))], 60, Peer.MOVING),  # it just came
         ([(0, key(1)), (50, NOBODY)], 60, Peer.ABSENT),  # it just left
         ([(0, key(1)), (100, key(1)), (150, key(1))], 150, Peer.STILL),
-        ([(0, key(1)), (151, key(1)), (200, key(1))], 200, Peer.UNKNOWN),  # a gap: watched anew from 151
+        ([(0, key(1)), (180, key(1))], 180, Peer.STILL),  # whatever the pause: no generation comes back
         ([(0, key(1)), (151, key(1)), (301, key(1))], 301, Peer.STILL),
         ([(0, key(0xFFFF_FFFF)), (50, key(1))], 60, Peer.MOVING),
     ],
 )
 def test_peer_watch(seen: list[tuple[int, frozenset[int]]], now_ms: int, status: Peer) -> None:
     assert watched(*seen).status(now_ms) is status
+
+
+def test_a_late_answer_proves_nothing_after_it_was_asked_for() -> None:
+    watch = watched((0, key(1)))
+    watch.observe("s0", key(1), 400, asked_ms=60)
+    assert watch.status(400) is Peer.UNKNOWN, "it may have moved since 60"
+    watch.observe("s0", key(1), 800, asked_ms=450)
+    assert watch.status(800) is Peer.STILL
 
 
 def test_one_moving_disk_is_life() -> None:

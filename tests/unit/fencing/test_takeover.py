@@ -213,6 +213,15 @@ async def test_release_after_being_thrown_out_leaves_nothing_of_ours() -> None:
     assert owners(shelf) == {(THEIRS, (THEIRS,))}
 
 
+async def test_who_came_first_is_left_alone_by_one_of_higher_rank() -> None:
+    """Both found a blank disk; the other holds it by the time that we look again, and perhaps serves already."""
+    before, now = Reading(1, (), None), Reading(3, (MINE, THEIRS), Reservation(THEIRS, OURS_KIND))
+    assert _rivals(before, now, MINE) == {THEIRS}
+    assert _rivals(before, Reading(3, (MINE, THEIRS), None), MINE) == frozenset(), (
+        "it gives way, if nobody holds it yet"
+    )
+
+
 async def test_two_that_were_parked_see_one_another_as_rivals() -> None:
     before = Reading(1, (parked_key(THEM),), Reservation(parked_key(THEM), OURS_KIND))
     now = Reading(2, (THEIRS, make_key(THEM + 1, 1)), Reservation(THEIRS, OURS_KIND))
