@@ -7,6 +7,7 @@ new connections, one after the other, and counts from the last answer before to 
 import asyncio
 import contextlib
 import itertools
+import shutil
 import socket
 import statistics
 import sys
@@ -29,10 +30,10 @@ _TAKEOVER_RATIO_MAX = 1.15
 _SWITCHOVER_MS_MAX = 100.0
 _ADDRESS, _PORT = NETNS.virtual[0], NETNS.port
 _ATTEMPT_S = 0.02  # the error of a gap is not larger
-_PAUSE_S = 0.005
+_PAUSE_S = 0.002
 _JOIN_S = 1.0
 _PATIENCE_S = 20.0
-_STEADY = 20  # answers before and after
+_STEADY = 10  # answers before and after
 _REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 _ADVERT_S = 0.1
 _PRIORITY = {"a": 240, "b": 238}  # as ours
@@ -45,6 +46,7 @@ _ECHO = (
 _CONF = """
 global_defs {{
     router_id {node}
+    vrrp_version 3
     vrrp_no_swap
 }}
 vrrp_instance bench {{
@@ -66,17 +68,19 @@ vrrp_instance bench {{
 
 
 class Prober(threading.Thread):
-    """Asks from inside a client's namespace without a pause, and remembers when it was answered."""
+    """Asks from inside a client's namespace while something is measured, and remembers when it was answered."""
 
     def __init__(self, network: Network) -> None:
         super().__init__(daemon=True)
         self._network = network
         self._answers: list[float] = []
         self._over = threading.Event()
+        self._asking = threading.Event()
 
     def run(self) -> None:
         self._network.enter(CLIENT)
-        while not self._over.is_set():
+        while self._asking.wait() and not self._over.is_set():
+            self._over.wait(_PAUSE_S)
             with contextlib.suppress(OSError), socket.create_connection((_ADDRESS, _PORT), _ATTEMPT_S) as one:
                 one.sendall(_REQUEST)
                 if one.recv(1):
@@ -84,15 +88,18 @@ class Prober(threading.Thread):
 
     def stop(self) -> None:
         self._over.set()
+        self._asking.set()
         self.join(_PATIENCE_S)
 
     async def gap_ms(self, begin: Awaitable[object], heir: Awaitable[object]) -> float:
         """The longest silence from before `begin` until `heir` says that the other one has taken over."""
+        self._asking.set()
         await self._steady()
         first = len(self._answers) - 1
         await begin
         await heir
         await self._steady()
+        self._asking.clear()
         asked = self._answers[first:]
         return max(later - earlier for earlier, later in itertools.pairwise(asked)) * 1000
 
@@ -131,7 +138,8 @@ class Stock:
         await self.network.add_machine(node)
         await self.network.plug(node, "eth0", f"{NETNS.addresses[node]['eth0']}/24")
         folder = self._directory / node
-        folder.mkdir(exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # a pid file of before would keep keepalived from starting
+        folder.mkdir()
         own, peer = (NETNS.addresses[one]["eth0"] for one in (node, other(node)))
         (folder / "keepalived.conf").write_text(
             _CONF.format(node=node, priority=_PRIORITY[node], advert_s=_ADVERT_S, own=own, peer=peer, address=_ADDRESS)
@@ -146,7 +154,8 @@ class Stock:
         """Power loss: everything there dies at once, and the cable is dead."""
         ended = self._powered.pop(node)
         for process in ended:
-            process.kill()
+            if process.returncode is None:
+                process.kill()
         await self.network.unplug(node)
         for process in ended:
             await process.wait()
@@ -187,6 +196,7 @@ async def measure_failover() -> list[Row]:
 async def _compare(lab: Lab, ours: Prober, stock: Stock, theirs: Prober) -> list[Row]:
     ours_ms: list[float] = []
     theirs_ms: list[float] = []
+    phases = Phases()
     await stock.until_master("a")
     alone = "a"
     for _ in range(RUNS):
@@ -196,11 +206,15 @@ async def _compare(lab: Lab, ours: Prober, stock: Stock, theirs: Prober) -> list
         await asyncio.sleep(_JOIN_S)  # until the one that came back has heard an advert, and rests
         master = await lab.until_healthy()
         ours_ms.append(await ours.gap_ms(lab.tell("kill", node=master), _until_leads(lab, master)))
+        await phases.add(lab, other(master))
         await lab.tell("boot", node=master)
+    took, phases = phases.medians(), Phases()
     planned_ms: list[float] = []
     for _ in range(RUNS):
         master = await lab.until_healthy()
         planned_ms.append(await ours.gap_ms(_give_way(lab, master), _until_leads(lab, master)))
+        await phases.add(lab, master)
+        await phases.add(lab, other(master))
     await lab.until_healthy()
     ratio = statistics.median(ours_ms) / statistics.median(theirs_ms)
     return [
@@ -213,6 +227,7 @@ async def _compare(lab: Lab, ours: Prober, stock: Stock, theirs: Prober) -> list
             _TAKEOVER_RATIO_MAX,
             "x",
         ),
+        Row("of that in ms, by the heir's history", *took),
         Row(
             f"client's gap in a planned switchover, {RUNS} runs",
             spread(planned_ms),
@@ -220,7 +235,27 @@ async def _compare(lab: Lab, ours: Prober, stock: Stock, theirs: Prober) -> list
             budget=_SWITCHOVER_MS_MAX,
             unit="ms",
         ),
+        Row("of that in ms, by both histories", *phases.medians()),
     ]
+
+
+class Phases:
+    """How long each phase took, from the controllers' own histories."""
+
+    def __init__(self) -> None:
+        self._took_ms: dict[str, list[int]] = {}
+
+    async def add(self, lab: Lab, node: str) -> None:
+        """The last failover on that controller."""
+        async with lab.client(node) as api:
+            rows = await api.call("failover.history", [["node", "=", node.upper()]], {"limit": 1})
+        for phase in rows[0]["phases"] if rows else ():
+            self._took_ms.setdefault(phase["phase"], []).append(phase["duration_ms"] or 0)
+
+    def medians(self) -> tuple[str, str]:
+        """In ms, in two halves: a cell of the table has room for so many."""
+        told = [f"{name} {statistics.median(took):.0f}" for name, took in self._took_ms.items()]
+        return ", ".join(told[:5]), ", ".join(told[5:])
 
 
 async def _give_way(lab: Lab, master: str) -> None:
