@@ -9,7 +9,7 @@ CHECK = $(BIN)/python scripts/check.py
 .PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test lab-netns netns soak bench bench-failover fix docs clean
 
 help:            ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
 
 lab: venv        ## start both controllers in the foreground; Ctrl-C ends everything
 	@exec $(BIN)/middlewared lab up $(ARGS)
