@@ -85,7 +85,7 @@ FENCING: tuple[Mutant, ...] = (
     Mutant(
         "a-moment-is-enough",
         "A key that did not change for an instant counts as that of a dead controller.",
-        change(LOGIC, "all(now_ms - seen.since_ms >= self.alive_ms for seen in shown)", "shown"),
+        change(LOGIC, "all(seen.until_ms - seen.since_ms >= self.alive_ms for seen in shown)", "shown"),
         (Plan("3 protect; 3.1 freeze-keeper b; 3.15 lose eth0 a; 4.51 thaw-keeper b; 7 carry eth0 a"),),
     ),
     Mutant(
@@ -179,7 +179,7 @@ FENCING: tuple[Mutant, ...] = (
         "nobody-gives-way",
         "Two that take the disks at once both let go, and both try again at once.",
         (
-            Edit(TAKEOVER, "if host_of(one) not in victims and host_of(one) < own)", "if host_of(one) not in victims)"),
+            Edit(TAKEOVER, "for one in came if one == held or host_of(one) < own)", "for one in came)"),
             Edit(GUARD, "if any(rival < self._host_id for rival in taken.rivals):", "if taken.rivals and not key:"),
         ),
         tuple(Plan(BOTH_TAKE.format(a_ms=20, b_ms=20), seed) for seed in (1, 2)),
