@@ -108,11 +108,11 @@ FENCING: tuple[Mutant, ...] = (
         change(PULSE, "if late_ms > self._late_ms:", "if late_ms < 0 < -self._late_ms:"),
         tuple(
             Plan(
-                # What it read of blank disks is on its way while it stands still, and the other one leads meanwhile.
-                "3 call a failover.become_passive; 15 slow-disks a 400; 16 call b failover.become_passive;"
-                f"{at} freeze a; 29 slow-disks a 0; 30 protect; 31 thaw a; 36 end"
+                # What it read of a dead MASTER's disks is on its way while it stands still, and that one leads again.
+                "3 call a failover.become_passive; 14 slow-disks a 400; 16 kill b;"
+                f"{at} freeze a; 17.5 boot b; 24 slow-disks a 0; 25 protect; 26 thaw a; 31 end"
             )
-            for at in (16.3, 16.4)
+            for at in (17.2, 17.15, 17.25, 17.3)
         ),
     ),
     Mutant(
