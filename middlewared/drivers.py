@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from middlewared.machine import SimulatedMachine
 from middlewared.plugins.disk.simulated import SimulatedDisks
@@ -19,6 +19,11 @@ from middlewared.plugins.service.simulated import SimulatedServices
 from middlewared.plugins.vip.simulated import SimulatedVirtualIps
 from middlewared.ports import Finding, PortError, Ports
 from middlewared.settings import Settings
+
+if TYPE_CHECKING:
+    from middlewared.plugins.firewall.nftables import NftablesFirewall
+    from middlewared.plugins.interface.netlink import NetlinkInterfaces
+    from middlewared.plugins.vip.keepalived import KeepalivedVirtualIps
 
 EXAMINE_MS_MAX = 5_000  # for each driver
 
@@ -91,43 +96,41 @@ def _simulated(settings: Settings) -> Drivers:
 
 
 def _netns(settings: Settings) -> Drivers:
+    lab = _simulated(settings)
+    interfaces, firewall, speaker = network = _network(settings)
+    ports = dataclasses.replace(lab.ports, interfaces=interfaces, virtual_ips=speaker, firewall=firewall)
+    return Drivers(ports, (*lab.parts, *network), network)
+
+
+def _network(settings: Settings) -> "tuple[NetlinkInterfaces, NftablesFirewall, KeepalivedVirtualIps]":
+    """The real drivers of the network, in the order in which they start."""
     from middlewared.plugins.firewall.nftables import NftablesFirewall
     from middlewared.plugins.interface.netlink import NetlinkInterfaces
     from middlewared.plugins.interface.netlink_table import NetworkSettings
     from middlewared.plugins.vip.keepalived import KeepalivedVirtualIps
 
-    lab = _simulated(settings)
     network = settings.network
     interfaces = NetlinkInterfaces(NetworkSettings(network.heartbeat, network.physical, network.ignored))
-    speaker = KeepalivedVirtualIps(_speaker_directory(settings), router_id_base=network.router_id_base)
-    firewall = NftablesFirewall()
-    ports = dataclasses.replace(lab.ports, interfaces=interfaces, virtual_ips=speaker, firewall=firewall)
-    return Drivers(ports, (*lab.parts, interfaces, firewall, speaker), (interfaces, firewall, speaker))
+    directory = Path(settings.run_dir) / "vrrp"  # packaging/systemd/middlewared-vrrp.service names it, too
+    speaker = KeepalivedVirtualIps(directory, unit=network.vrrp_unit, router_id_base=network.router_id_base)
+    return interfaces, NftablesFirewall(), speaker
 
 
 def _linux(settings: Settings) -> Drivers:
     from middlewared.blockdevices import BlockDeviceWatch
     from middlewared.dbus import SystemBus
     from middlewared.plugins.disk.sysfs import SysfsDisks
-    from middlewared.plugins.firewall.nftables import NftablesFirewall
-    from middlewared.plugins.interface.netlink import NetlinkInterfaces
-    from middlewared.plugins.interface.netlink_table import NetworkSettings
     from middlewared.plugins.platform.linux import LinuxPlatform, PlatformSettings
     from middlewared.plugins.pool.commands import ZfsCommands
     from middlewared.plugins.pool.zfs import ZfsPools
     from middlewared.plugins.power.linux import LinuxPower
     from middlewared.plugins.service.systemd import SystemdServices
     from middlewared.plugins.service.units import stored_units
-    from middlewared.plugins.vip.keepalived import KeepalivedVirtualIps
 
-    network, state_dir = settings.network, Path(settings.state_dir)
+    state_dir = Path(settings.state_dir)
     bus = SystemBus()
     watch = BlockDeviceWatch(ignored=settings.fence.exclude)
-    interfaces = NetlinkInterfaces(NetworkSettings(network.heartbeat, network.physical, network.ignored))
-    speaker = KeepalivedVirtualIps(
-        _speaker_directory(settings), unit=network.vrrp_unit, router_id_base=network.router_id_base
-    )
-    firewall = NftablesFirewall()
+    interfaces, firewall, speaker = _network(settings)
     disks = SysfsDisks(watch)
     pools = ZfsPools(watch, commands=ZfsCommands(altroot=settings.pools.altroot), ignored=settings.pools.ignored)
     keeper = FencedDriver(Path(settings.fence.socket), settings)
@@ -149,11 +152,6 @@ def _linux(settings: Settings) -> Drivers:
     )
     parts = (bus, power, platform, interfaces, firewall, speaker, disks, pools, keeper)
     return Drivers(ports, parts, (bus, interfaces, speaker, firewall, disks, pools, keeper, services, power, platform))
-
-
-def _speaker_directory(settings: Settings) -> Path:
-    """keepalived's files; packaging/systemd/middlewared-vrrp.service names them, too."""
-    return Path(settings.run_dir) / "vrrp"
 
 
 def to_examine(settings: Settings) -> Sequence[Examined]:

@@ -152,10 +152,6 @@ class Namespaces:
             raise LabError(f"the shelf does not answer: {error}") from error
         return {int(lun): holder for lun, holder in json.loads(told).items()}
 
-    def command(self, machine: str, *words: str) -> tuple[str, ...]:
-        """The command that runs another one on the client, or on a controller."""
-        return self._network.command(machine, *words)
-
     # ------------------------------------------------------------------------------------------ inside
 
     def _lock(self) -> None:

@@ -28,6 +28,7 @@ class Initiator:
         self._socket = socket
         self._server = LineServer(self._handle)
         self._on_change = on_change
+        self._units: dict[int, IscsiTransport] = {}
         self._sizes: dict[str, int] = {}
         self._telling: asyncio.Task[None] | None = None
 
@@ -44,6 +45,9 @@ class Initiator:
         await self._source.stop()
 
     def _changed(self) -> None:
+        paths = [path for disk in self._source.disks().values() for path in disk.paths]
+        # Unit 0 is the target's own.
+        self._units = {path.lun - 1: path for path in paths if isinstance(path, IscsiTransport)}
         if self._telling is not None:
             self._telling.cancel()
         self._telling = asyncio.create_task(self._tell())
@@ -71,21 +75,16 @@ class Initiator:
         except TransportError as error:
             raise LineError("ENODEV", str(error)) from error
 
-    def _units(self) -> dict[int, IscsiTransport]:
-        paths = [path for disk in self._source.disks().values() for path in disk.paths]
-        return {path.lun - 1: path for path in paths if isinstance(path, IscsiTransport)}  # unit 0 is the target's own
-
     def _unit(self, lun: int) -> IscsiTransport:
-        unit = self._units().get(lun)
+        unit = self._units.get(lun)
         if unit is None:
             raise LineError("ENODEV", f"disk {lun} is not there")
         return unit
 
     async def _luns(self) -> list[dict[str, Any]]:
-        units = self._units()
         return [
             {"lun": lun, "serial": unit.serial, "size_bytes": await self._size(unit), "nexus": id(unit.session)}
-            for lun, unit in sorted(units.items())
+            for lun, unit in sorted(self._units.items())
         ]
 
     async def _size(self, unit: IscsiTransport) -> int:
