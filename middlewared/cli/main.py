@@ -4,6 +4,7 @@ Imports are made where they are needed: what a command does not use it does not 
 """
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from middlewared.cli.commands import Command, Namespace
     from middlewared.client.blocking import BlockingClient
 
-OK, FAILED, USAGE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+OK, FAILED, USAGE, BROKEN_PIPE = 0, 1, 2, 141
 
 # The administrator's contract shows these results so; everywhere else they stay as on the wire.
 WORDS_SHOWN = {"failover.status": {"BACKUP": "SLAVE"}}
@@ -26,11 +27,13 @@ SHOWN_ALTHOUGH_CREATED = ("api_key.create",)  # the key is shown now or never
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return the exit code. Nothing but text for a human ever reaches the user."""
+    if argv is None:
+        # As a program: Ctrl-C ends it as the kernel does. An exception could come up inside the websocket library
+        # while it holds a lock that leaving needs.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         status = _guarded(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except BrokenPipeError:
         # Nobody reads any more; keep the interpreter from finding out again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
