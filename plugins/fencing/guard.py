@@ -10,7 +10,7 @@ from typing import Any
 
 from middlewared.plugins.fencing import logic
 from middlewared.plugins.fencing.holder import Holder
-from middlewared.plugins.fencing.logic import Peer, PeerWatch, Reading
+from middlewared.plugins.fencing.logic import BlankWatch, Peer, PeerWatch, Reading
 from middlewared.plugins.fencing.memory import Memory
 from middlewared.plugins.fencing.pulse import Pulse
 from middlewared.plugins.fencing.rehearsal import rehearsal
@@ -57,6 +57,7 @@ class Guard:
         self._pulse = Pulse(settings.heartbeat_ms, settings.alive_ms, self._lapsed)
         self._holder = Holder(settings, host_id, source, self._pulse, self._lost, self._remember)
         self._watch = PeerWatch(settings.alive_ms)
+        self._blank = BlankWatch(settings.lost_ms + settings.alive_ms)
         self._watched_too: set[str] = set()  # beside the sentinels: where the peer's newest key was found
         self._known: set[str] = set()  # disks that should be there
         self._unread: dict[str, str] = {}  # as standby: disks that do not answer
@@ -125,6 +126,7 @@ class Guard:
     def _lapsed(self, late_ms: float) -> None:
         log.warning("the controller stood still for %d ms: reading the reservations again", late_ms)
         self._watch.forget()
+        self._blank.forget()
         if self._holder.active:
             self._holder.disbelieve()
             self._prove()
@@ -162,6 +164,8 @@ class Guard:
         others = sorted(disks.keys() - watched)
         sweep_ms = self._settings.lost_ms * STANDBY_SWEEP
         count = logic.checks_a_beat(len(others), self._settings.heartbeat_ms, sweep_ms) if others else 0
+        if not self._turn:
+            count = len(others)  # all of them once, so that a takeover knows how long they have been as they are
         turn = {others[(self._turn + step) % len(others)] for step in range(count)}
         self._turn += count
         for serial in sorted(watched | turn):
@@ -179,7 +183,11 @@ class Guard:
             self._unread[disk.serial] = str(error)
             return
         self._unread.pop(disk.serial, None)
-        if watched and self._pulse.notice() == lapses:
+        if self._pulse.notice() != lapses:
+            return
+        if self._blank.observe(disk.serial, keys, self._pulse.now_ms()) and watched:
+            self._turn = 0  # its target has restarted: look at the others
+        if watched:
             claims = Reading(0, keys, None).claims(self._host_id)
             self._watch.observe(disk.serial, claims, self._pulse.now_ms(), asked_ms)
             if self._said is None or self._said.peer_moving != self._peer_moving():  # the rest waits for the beat
@@ -228,7 +236,7 @@ class Guard:
         unread.update({serial: f"{serial}: has vanished" for serial in sorted(self._known - visible.keys())})
         if not force and self._pulse.now_ms() < self._give_way_until_ms:
             return _GIVING_WAY
-        alive = None if force else await self._peer_alive(visible, readings)
+        alive = None if force else self._peer_forgotten(readings) or await self._peer_alive(visible, readings)
         if alive is not None:
             return alive
         own = (generation_of(key) for reading in readings.values() for key in reading.own(self._host_id))
@@ -256,6 +264,19 @@ class Guard:
         readings, unread = await read_all(disks, self._holder.timeout_ms)
         sound = not unread and all(logic.settled(reading, key) for reading in readings.values())
         return sound and self._pulse.notice() == lapses
+
+    def _peer_forgotten(self, readings: Mapping[str, Reading]) -> FenceResult | None:
+        """The refusal if disks have just forgotten who held them, and that one may be about to register again (S1)."""
+        now_ms = self._pulse.now_ms()
+        for serial, reading in readings.items():
+            self._blank.observe(serial, reading.keys, now_ms)
+        unsettled = [serial for serial in self._blank.unsettled(now_ms) if serial in readings]
+        if not unsettled:
+            return None
+        text = (
+            f"{len(unsettled)} disks hold no reservation, as after a restart of their target: who held them goes first"
+        )
+        return FenceResult(FenceCode.PEER_ALIVE, text)
 
     async def _peer_alive(self, disks: Mapping[str, Disk], readings: Mapping[str, Reading]) -> FenceResult | None:
         """The refusal if the other controller shows life, or may; None when it is seen not to (S4)."""

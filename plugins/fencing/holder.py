@@ -282,6 +282,7 @@ class Holder:
 
     async def _examine(self, held: _Held, lapses: int) -> Reading | None:
         """Read one disk that we hold, and do what must be done; the reading if that was nothing."""
+        asked_ms = self._pulse.now_ms()
         reading = await read(held.disk, self.timeout_ms)
         if not self.active or self._pulse.notice() != lapses:
             return None  # read before time was lost: proves nothing now
@@ -293,8 +294,12 @@ class Holder:
                 return reading
             case Finding.SHARED:
                 await self._tolerate(held, reading, lapses)
-            case Finding.UNRESERVED | Finding.FORGOTTEN:
+            case Finding.UNRESERVED:
                 await self._retake(held, reading, lapses)
+            case Finding.FORGOTTEN:
+                self._sweep()  # so have the target's other disks
+                if self._pulse.now_ms() - asked_ms < self.timeout_ms:  # later another may have come (logic.BlankWatch)
+                    await self._retake(held, reading, lapses)
             case Finding.TAKEN | Finding.GONE:
                 self._fail(f"disk {held.disk.serial}: {finding.value}")
         return None

@@ -174,3 +174,31 @@ class PeerWatch:
 
     def _fresh(self, now_ms: float) -> Sequence[_Seen]:
         return [seen for seen in self._seen.values() if now_ms - seen.last_ms <= self.alive_ms]
+
+
+@dataclass(slots=True)
+class BlankWatch:
+    """Disks on which nobody is registered: new ones, or those of a target that restarted and has forgotten.
+
+    Whoever held them then registers again as soon as it notices, and nothing in SPC-4 makes that depend on nobody
+    having come in between: what it registers late on another's reservation may write (registrants only). So nobody else
+    takes such a disk before the holder has had its time, `settle_ms`, after which it does not try any more.
+    """
+
+    settle_ms: int
+    _since_ms: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, serial: str, keys: Collection[int], now_ms: float) -> bool:
+        """The keys read from a disk; whether it is blank for the first time."""
+        if keys:
+            self._since_ms.pop(serial, None)
+            return False
+        return self._since_ms.setdefault(serial, now_ms) == now_ms
+
+    def forget(self) -> None:
+        """Time was lost: what was seen before proves nothing."""
+        self._since_ms.clear()
+
+    def unsettled(self, now_ms: float) -> list[str]:
+        """The disks that are blank for less than settle_ms, as far as we have seen."""
+        return sorted(serial for serial, since_ms in self._since_ms.items() if now_ms - since_ms < self.settle_ms)

@@ -49,7 +49,7 @@ def load(path: Path) -> Past:
     return Past(first.removeprefix("# "), int(head["seed"][0]), shape, plan)
 
 
-_DRAWN = ("disks", "disk_latency_ms", "network_latency_ms", "boot_ms", "sentinels")
+_DRAWN = ("disks", "disk_latency_ms", "network_latency_ms", "boot_ms", "sentinels", "blank")
 _HEAD = ("seed", "hardware", "end", "harmless")
 
 

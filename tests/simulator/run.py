@@ -46,6 +46,7 @@ def shape_of(seed: int) -> Shape:
         network_latency_ms=rng.choice((0.1, 0.3, 1.0)),
         boot_ms=rng.choice((500.0, 2000.0, 5000.0)),
         sentinels=rng.choice((1, 2, 4)),
+        blank=rng.random() < 0.2,
     )
 
 

@@ -26,6 +26,7 @@ from tests.simulator.fabric import Fabric
 from tests.simulator.loop import Process, VirtualLoop
 from tests.simulator.network import HEARTBEAT, Network
 from tests.simulator.oracles import Oracles
+from tests.simulator.parked import park
 from tests.simulator.writer import Writer
 
 _numbers = itertools.count(1)
@@ -44,6 +45,7 @@ class Shape:
     boot_ms: float = 2000.0
     sentinels: int = 2
     target: Target = STANDARD  # what the shelf can do
+    blank: bool = False  # its disks are new: nobody ever reserved them
 
 
 class World:
@@ -85,7 +87,9 @@ class World:
     # ------------------------------------------------------------------------------------------ life
 
     def _format(self) -> None:
-        """A pool on the disks and the pair's configuration on both boot disks, as after installation."""
+        """A pool on the disks, which were given up in order, and the pair's configuration on both boot disks."""
+        if not self.shape.blank:
+            park(self.shelf)
         for disk in self.shelf.disks:
             unit = self.shelf._units[disk.lun]
             unit.blocks[0] = label(disk.lun, self.shape.disks)

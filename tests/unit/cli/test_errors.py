@@ -13,8 +13,6 @@ import pytest
 from support.standin_api import service
 from support.standin_server import StandIn, call_error
 
-from middlewared.cli import main as program
-
 
 def test_errors_of_calls(midctl):
     assert midctl("test", "fail") == (1, "", "Error: Not on this node\n")

@@ -19,6 +19,7 @@ from middlewared.plugins.fencing.reset import ConsoleReset
 from middlewared.plugins.fencing.simulated import ShelfSource
 from middlewared.ports import FenceCode, FenceState, PortError
 from middlewared.settings import FenceSettings, Settings
+from tests.simulator.parked import park
 
 ANSWER_S = 10
 
@@ -40,7 +41,7 @@ class Site:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.shelf = Shelf([ShelfDisk(lun, f"S{lun:02}", 1 << 20) for lun in range(12)])
+        self.shelf = park(Shelf([ShelfDisk(lun, f"S{lun:02}", 1 << 20) for lun in range(12)]))
         self.server = ShelfServer(self.shelf, path)
 
     def settings(self, node: str) -> Settings:

@@ -232,7 +232,7 @@ async def test_the_keeper_admits_its_new_session(target: ScsiTarget, tmp_path: P
     async with logged_in(target, "a") as a, logged_in(target, "b") as b:
         keeper = Keeper(a, A, tmp_path / "a.json")
         await keeper.guard.start()
-        assert (await keeper.guard.acquire(force=False)).code is FenceCode.OK
+        assert (await keeper.guard.acquire(force=True)).code is FenceCode.OK  # nobody ever held them
         before = path(a)
         before.session.close("the test cuts it")
 
@@ -255,7 +255,7 @@ async def test_a_target_that_restarts_is_reserved_again(target: ScsiTarget, tmp_
     async with logged_in(target, "a") as a, logged_in(target, "b") as b:
         keeper = Keeper(a, A, tmp_path / "a.json")
         await keeper.guard.start()
-        assert (await keeper.guard.acquire(force=False)).code is FenceCode.OK
+        assert (await keeper.guard.acquire(force=True)).code is FenceCode.OK
         await target.kill()
         await target.start()
 
@@ -277,7 +277,7 @@ async def test_a_new_keeper_with_a_new_session_goes_on(target: ScsiTarget, tmp_p
     async with logged_in(target, "a") as a:
         first = Keeper(a, A, tmp_path / "a.json")
         await first.guard.start()
-        assert (await first.guard.acquire(force=False)).code is FenceCode.OK
+        assert (await first.guard.acquire(force=True)).code is FenceCode.OK
         await first.guard.stop()
     async with logged_in(target, "a") as a:
         second = Keeper(a, A, tmp_path / "a.json")
@@ -301,7 +301,7 @@ async def test_the_peer_takes_over_and_the_old_keeper_resets(target: ScsiTarget,
         for keeper in (old, new):
             await keeper.guard.start()
         try:
-            assert (await old.guard.acquire(force=False)).code is FenceCode.OK
+            assert (await old.guard.acquire(force=True)).code is FenceCode.OK
 
             async def seen() -> bool:
                 return new.guard.state().peer_moving
