@@ -205,7 +205,8 @@ def install_netns_packages() -> None:
 def missing_netns_packages() -> list[str]:
     programs = {"ip": "iproute2", "keepalived": "keepalived", "nft": "nftables", "tgtd": "tgt", "dbus-daemon": "dbus"}
     missing = [package for program, package in programs.items() if shutil.which(program) is None]
-    return missing + ([] if ctypes.util.find_library("iscsi") else ["libiscsi7"])
+    libraries = {"iscsi": "libiscsi7", "nftables": "libnftables1"}
+    return missing + [package for library, package in libraries.items() if ctypes.util.find_library(library) is None]
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from middlewared.plugins.fencing.scsi import Status, explain
 from middlewared.plugins.fencing.scsi_pr import parse_capabilities, report_capabilities
 from middlewared.plugins.fencing.sgio import SgTransport, open_sg
 from middlewared.plugins.fencing.transport import Disk, TransportError, command, persists
-from middlewared.plugins.fencing.workers import Workers
 from middlewared.ports import Finding, PortError
+from middlewared.workers import Workers
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from middlewared.plugins.fencing.nvme_pr import CODE_MASK, Code, Command, Nvme, 
 from middlewared.plugins.fencing.scsi import Opcode, Reply
 from middlewared.plugins.fencing.sgio import OpenNode
 from middlewared.plugins.fencing.transport import TransportError
-from middlewared.plugins.fencing.workers import Lane, Workers
+from middlewared.workers import Lane, Workers
 
 NVME_IOCTL_ID = 0x4E40
 NVME_IOCTL_ADMIN_CMD = 0xC048_4E41

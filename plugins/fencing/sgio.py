@@ -16,7 +16,7 @@ from middlewared.plugins.fencing import scsi
 from middlewared.plugins.fencing.ioctl import Ioctl, linux_ioctl
 from middlewared.plugins.fencing.scsi import SENSE_BYTES_MAX, Reply, Status
 from middlewared.plugins.fencing.transport import TransportError
-from middlewared.plugins.fencing.workers import Lane, Workers
+from middlewared.workers import Lane, Workers
 
 T = TypeVar("T")
 

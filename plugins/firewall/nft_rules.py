@@ -13,9 +13,6 @@ A table of our own, changed in one transaction each, so that there is no moment 
         }
     }
 
-Adding an element takes 3 ms; removing anything, or naming a chain's hook again, takes up to 20 (the kernel waits for a
-grace period of RCU). So letting traffic in, on which clients wait, only adds an element.
-
 The hook is before connection tracking: what was established is kept out, too, and no entry of it is left over. ARP is
 no matter of this family, and neighbour discovery (RFC 4861) passes, so that addresses can be announced and resolved
 while their traffic is kept out. VRRP is sent to a group or to the controllers' own addresses.
@@ -24,6 +21,7 @@ while their traffic is kept out. VRRP is sent to a group or to the controllers' 
 import ipaddress
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 TABLE = "middlewared"
@@ -60,12 +58,29 @@ def allowing() -> str:
     return _script(*_TABLE, f"add element {_SET} {{ ipv4, ipv6 }}")
 
 
-def is_open(shown: str) -> bool:
-    """What `nft -j list table` shows lets traffic in. Raises ValueError when it is not such a listing."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the kernel has of the table: traffic is let in; the chain is there; how many rules are in it."""
+
+    is_open: bool
+    chain: bool
+    rules: int
+
+    def guards(self, addresses: Iterable[str]) -> bool:
+        """Nobody has removed anything. Raises ValueError for what is no address."""
+        return self.chain and self.rules >= guarding(addresses).count("add rule")
+
+
+def shown(listing: str) -> Shown:
+    """Out of `nft -j list table`. Raises ValueError when it is not such a listing."""
     try:
-        items: list[dict[str, Any]] = json.loads(shown)["nftables"]
+        items: list[dict[str, Any]] = json.loads(listing)["nftables"]
         sets = [item["set"] for item in items if "set" in item]
-        return any(one["name"] == "open" and bool(one.get("elem")) for one in sets)
+        return Shown(
+            is_open=any(one["name"] == "open" and bool(one.get("elem")) for one in sets),
+            chain=any(item["chain"]["name"] == "virtual" for item in items if "chain" in item),
+            rules=sum(item["rule"]["chain"] == "virtual" for item in items if "rule" in item),
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"nft's listing lacks {error}") from error
 

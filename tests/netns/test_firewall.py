@@ -35,10 +35,11 @@ async def machines(network: Network) -> AsyncIterator[tuple[Machine, Machine]]:
 
 
 @pytest_asyncio.fixture
-async def firewall(machines: tuple[Machine, Machine]) -> NftablesFirewall:
+async def firewall(machines: tuple[Machine, Machine]) -> AsyncIterator[NftablesFirewall]:
     made = NftablesFirewall()
     await machines[0].do(made.start)
-    return made
+    yield made
+    await machines[0].do(made.stop)
 
 
 async def listen(server: Machine, host: str) -> asyncio.Server:
@@ -126,6 +127,7 @@ async def test_a_new_daemon_changes_nothing_by_looking_and_configuring(
     serving = await listen(server, HOSTS[0])
     await server.do(lambda: firewall.configure([VIP]))
     await server.do(firewall.allow)
+    await server.do(firewall.stop)
     later = NftablesFirewall()
     await server.do(later.start)
     assert await server.do(later.allowed)
@@ -136,20 +138,64 @@ async def test_a_new_daemon_changes_nothing_by_looking_and_configuring(
     await server.do(latest.start)
     assert not await server.do(latest.allowed)
     assert not await reaches(client, HOSTS[0], within_s=SHUT_S)
+    await server.do(later.stop)
+    await server.do(latest.stop)
     serving.close()
 
 
-async def test_rules_that_somebody_removed_come_back_and_block(
+@pytest.mark.parametrize(
+    "removal", ["flush ruleset", "delete table inet middlewared", "flush chain inet middlewared virtual"]
+)
+async def test_rules_that_somebody_removed_come_back_at_once(
+    machines: tuple[Machine, Machine], firewall: NftablesFirewall, removal: str
+) -> None:
+    server, client = machines
+    serving = await listen(server, HOSTS[0])
+    await server.do(lambda: firewall.configure([VIP]))
+    before = await table(server)
+    assert "drop" in before
+    await remove(server, removal)
+    await until_table(server, before)
+    assert not await reaches(client, HOSTS[0], within_s=SHUT_S)
+    await server.do(firewall.allow)
+    before = await table(server)
+    await remove(server, removal)
+    await until_table(server, before)
+    assert await reaches(client, HOSTS[0])
+    serving.close()
+
+
+async def test_a_new_daemon_that_finds_no_rules_blocks(
     machines: tuple[Machine, Machine], firewall: NftablesFirewall
 ) -> None:
     server, client = machines
     serving = await listen(server, HOSTS[0])
     await server.do(lambda: firewall.configure([VIP]))
     await server.do(firewall.allow)
-    await programs.output(*server.network.command("a", "nft", "flush", "ruleset"), timeout_ms=2_000)
-    assert not await server.do(firewall.allowed)
+    await server.do(firewall.stop)
+    await remove(server, "flush ruleset")
+    later = NftablesFirewall()
+    await server.do(later.start)
+    assert not await server.do(later.allowed)
+    await server.do(lambda: later.configure([VIP]))
     assert not await reaches(client, HOSTS[0], within_s=SHUT_S)
+    await server.do(later.stop)
     serving.close()
+
+
+async def remove(server: Machine, what: str) -> None:
+    await programs.output(*server.network.command("a", "nft", *what.split()), timeout_ms=2_000)
+
+
+async def table(server: Machine) -> str:
+    ended = await programs.run(*server.network.command("a", "nft", "list", "ruleset"), timeout_ms=2_000)
+    return ended.stdout
+
+
+async def until_table(server: Machine, wanted: str) -> None:
+    async with asyncio.timeout(OPEN_S):
+        while await table(server) != wanted:
+            pass
 
 
 async def test_the_doctor_sees_nftables(machines: tuple[Machine, Machine]) -> None:

@@ -13,8 +13,8 @@ from middlewared.plugins.fencing.scsi import Status
 from middlewared.plugins.fencing.scsi_pr import Kind, Reservation, make_key
 from middlewared.plugins.fencing.takeover import Taken, read_all, release_all, take_all
 from middlewared.plugins.fencing.transport import Disk, DiskRefused, TransportError, persists, read
-from middlewared.plugins.fencing.workers import Workers
 from middlewared.ports import FenceCode
+from middlewared.workers import Workers
 
 A, B = 0xA000_0001, 0xB000_0001
 KEY_A, KEY_B = make_key(A, 5), make_key(B, 9)

@@ -12,7 +12,7 @@ from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.scsi import Status
 from middlewared.plugins.fencing.sgio import SgTransport, open_sg
 from middlewared.plugins.fencing.transport import TransportError, command
-from middlewared.plugins.fencing.workers import Lane, Workers
+from middlewared.workers import Lane, Workers
 
 TIMEOUT_MS = 5000
 KEY = scsi_pr.make_key(0xA000_0001, 1)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from middlewared.plugins.firewall.nft_rules import allowing, blocking, guarding, is_open
+from middlewared.plugins.firewall.nft_rules import allowing, blocking, guarding, shown
 
 FRAME = """\
 add table inet middlewared
@@ -43,21 +43,37 @@ def test_what_is_no_address_never_reaches_nft(address: str) -> None:
         guarding([address])
 
 
-def listing(*sets: dict[str, object]) -> str:
+def listing(*items: dict[str, object]) -> str:
     """As nft 1.0.6 shows it, shortened."""
     table = {"table": {"family": "inet", "name": "middlewared", "handle": 1}}
-    return json.dumps({"nftables": [{"metainfo": {"json_schema_version": 1}}, table, *({"set": one} for one in sets)]})
+    return json.dumps({"nftables": [{"metainfo": {"json_schema_version": 1}}, table, *items]})
+
+
+SET: dict[str, object] = {"family": "inet", "name": "open", "table": "middlewared", "type": "nf_proto", "handle": 1}
+CHAIN: dict[str, object] = {
+    "chain": {"family": "inet", "table": "middlewared", "name": "virtual", "hook": "prerouting"}
+}
+RULE: dict[str, object] = {"rule": {"family": "inet", "table": "middlewared", "chain": "virtual", "expr": []}}
 
 
 def test_open_is_what_the_kernel_has_in_its_set() -> None:
-    own = {"family": "inet", "name": "open", "table": "middlewared", "type": "nf_proto", "handle": 1}
-    assert is_open(listing({**own, "elem": ["ipv4", "ipv6"]}))
-    assert not is_open(listing(own))
-    assert not is_open(listing({**own, "name": "other", "elem": ["ipv4"]}))
-    assert not is_open(listing())
+    assert shown(listing({"set": {**SET, "elem": ["ipv4", "ipv6"]}})).is_open
+    assert not shown(listing({"set": SET})).is_open
+    assert not shown(listing({"set": {**SET, "name": "other", "elem": ["ipv4"]}})).is_open
+    assert not shown(listing()).is_open
 
 
-@pytest.mark.parametrize("shown", ["", "[]", "{}", '{"nftables": [{"set": {}}]}', '{"nftables": 1}'])
-def test_something_else_is_no_listing(shown: str) -> None:
+def test_addresses_are_guarded_while_no_rule_of_theirs_is_missing() -> None:
+    assert shown(listing(CHAIN, RULE, RULE)).guards(["192.0.2.10/24"])
+    assert shown(listing(CHAIN, RULE, RULE, RULE, RULE)).guards([])  # of a former life, not configured anew yet
+    assert not shown(listing(CHAIN, RULE)).guards(["192.0.2.10/24"])
+    assert not shown(listing(CHAIN, RULE, RULE)).guards(["192.0.2.10/24", "2001:db8::10/64"])
+    assert not shown(listing(RULE, RULE)).guards(["192.0.2.10/24"])
+    other = {"rule": {"chain": "other"}}
+    assert not shown(listing(CHAIN, RULE, other)).guards(["192.0.2.10/24"])
+
+
+@pytest.mark.parametrize("listed", ["", "[]", "{}", '{"nftables": [{"set": {}}]}', '{"nftables": 1}'])
+def test_something_else_is_no_listing(listed: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  json's own, or ours
-        is_open(shown)
+        shown(listed)

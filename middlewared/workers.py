@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 THREADS_MAX = 256  # as many as disks are worked on at once
-_STACK_BYTES = 256 << 10  # 8 MiB each, the default, would all be locked into memory
+STACK_BYTES = 256 << 10  # 8 MiB each, the default, would all be locked into memory
 
 _Job = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
@@ -19,11 +19,12 @@ class Workers:
     """A pool whose threads are made when needed, and do not keep the process from ending.
 
     concurrent.futures waits for its threads at exit: one that hangs in the kernel would keep a keeper alive that was
-    told to end.
+    told to end. A thread belongs to the network namespace of the one that handed in the job for which it was made.
     """
 
-    def __init__(self, threads_max: int = THREADS_MAX) -> None:
+    def __init__(self, threads_max: int = THREADS_MAX, *, stack_bytes: int = STACK_BYTES) -> None:
         self._threads_max = threads_max
+        self._stack_bytes = stack_bytes
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         self._threads = 0
         self._waiting = 0  # jobs that were handed in and have not come back
@@ -35,8 +36,8 @@ class Workers:
         self._waiting += 1
         if self._waiting > self._threads and self._threads < self._threads_max:
             self._threads += 1
-            before = threading.stack_size(_STACK_BYTES)
-            threading.Thread(target=self._work, name=f"disk command {self._threads}", daemon=True).start()
+            before = threading.stack_size(self._stack_bytes)
+            threading.Thread(target=self._work, name=f"worker {self._threads}", daemon=True).start()
             threading.stack_size(before)
         self._jobs.put((function, loop, future))
         return future
@@ -64,7 +65,10 @@ class Workers:
 
 
 class Lane:
-    """One path's share of the workers: while commands on it hang, it occupies `late_max` threads, and no more."""
+    """A share of the workers, one path's to a disk: while its calls hang, it occupies `late_max` threads, and no more.
+
+    With `late_max` 1 they follow one another: none begins before an earlier one that is late has come back.
+    """
 
     def __init__(self, workers: Workers, late_max: int = 2) -> None:
         self._workers = workers
