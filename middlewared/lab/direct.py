@@ -17,6 +17,7 @@ class DirectTransport:
     lun: int
     serial: str
     nexus: str  # as whom the shelf knows it
+    aborts: bool = True
 
     async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
         await self._pass(timeout_ms)

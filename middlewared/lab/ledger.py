@@ -6,6 +6,7 @@ record of an older import may stand where, or after, a newer one has written.
 """
 
 import asyncio
+import contextlib
 import os
 import struct
 import zlib
@@ -86,9 +87,21 @@ class Ledger:
         return sum(one is None for one in outcomes)
 
     async def _ends(self) -> list[Record]:
-        """The last record of every disk that answers."""
-        ends = await asyncio.gather(*(self._end(lun.number) for lun in self._disks.luns))
-        return [end for end in ends if end is not None]
+        """The last record of every disk that answers. Those that agree with the first are asked once: a controller that
+        has just imported has other things to do."""
+        numbers = [lun.number for lun in self._disks.luns]
+        hint = await self._end(numbers[0]) if numbers else None
+        ends = await asyncio.gather(*(self._end_near(hint, number) for number in numbers[1:]))
+        return [end for end in (hint, *ends) if end is not None]
+
+    async def _end_near(self, hint: Record | None, lun: int) -> Record | None:
+        if hint is not None:
+            with contextlib.suppress(BlockError, ValueError):
+                blocks = await self._disks.read(lun, LEDGER_LBA + hint.number, 2)
+                record = unpack(blocks[:BLOCK_BYTES])
+                if record is not None and unpack(blocks[BLOCK_BYTES:]) is None:
+                    return record
+        return await self._end(lun)
 
     async def _end(self, lun: int) -> Record | None:
         """By halves: what is written has no gaps but those of a disk that failed for a while."""

@@ -104,7 +104,7 @@ class FailoverController:
     def look(self) -> None:
         """Something changed somewhere: tell the engine what is news to it, then the world."""
         self._changed.set()
-        config, facts = self.observer.config, self.mine()
+        config, state, facts = self.observer.config, self.runner.state, self.mine()
         election = fold(facts.interfaces)
         pair = facts.licensed and any(item.critical and item.virtual_addresses for item in config.interfaces)
         designated = (config.master_node or "A") == self._node
@@ -113,7 +113,7 @@ class FailoverController:
         self._post_news(Elected(election))
         self._post_news(PoolsChanged(any(pool.imported and pool.suspended for pool in self.observer.pools)))
         self._check_fence()
-        self._publish()
+        self._publish(facts if self.runner.state is state else None)
 
     def _post_news(self, event: Event) -> None:
         if self._said.get(type(event)) != event:
@@ -209,9 +209,11 @@ class FailoverController:
                 lambda tx: tx.execute("UPDATE failover_config SET master_node = ? WHERE id = 1", (self._node,))
             )
 
-    def _publish(self) -> None:
-        self.publisher.publish(self.mine(), self.other)
-        self.sync.reconcile()
+    def _publish(self, mine: Facts | None = None) -> None:
+        """`mine`: our facts, if somebody has just gathered them."""
+        mine = self.mine() if mine is None else mine
+        self.publisher.publish(mine, self.other)
+        self.sync.reconcile(mine)
 
     def _peer_facts(self, data: dict[str, object]) -> None:
         try:

@@ -111,12 +111,12 @@ class ConfigSync:
         async with self._pushing:
             await self._send()
 
-    def reconcile(self) -> None:
+    def reconcile(self, mine: Facts) -> None:
         """Called on every change of facts: bring an other that differs up to date, in the background.
 
         The MASTER does. While neither leads the newer configuration wins, so that both agree on who is designated.
         """
-        mine, other = self._mine(), self._other()
+        other = self._other()
         if other is None:
             self._acknowledged = None
             return

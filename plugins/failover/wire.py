@@ -1,6 +1,5 @@
 """Facts as they travel over the peer link. Releases may differ by one, in either direction."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +9,18 @@ from middlewared.ports import Vrrp
 
 
 def to_wire(facts: Facts) -> dict[str, Any]:
-    """A JSON object; enums become their values."""
-    return dataclasses.asdict(facts) | {"reboot_reasons": dict(facts.reboot_reasons)}
+    """A JSON object; enums become their values. No copy of what is deeper: dataclasses.asdict takes ten times as long,
+    and a takeover tells its facts a dozen times."""
+    return {
+        **_members(facts),
+        "interfaces": [_members(interface) for interface in facts.interfaces],
+        "pools": [_members(pool) for pool in facts.pools],
+        "reboot_reasons": dict(facts.reboot_reasons),
+    }
+
+
+def _members(part: Facts | InterfaceFacts | PoolFacts) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in part.__dataclass_fields__}
 
 
 def from_wire(data: Mapping[str, Any]) -> Facts:

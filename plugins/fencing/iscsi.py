@@ -14,7 +14,7 @@ from middlewared.plugins.fencing import libiscsi, scsi
 from middlewared.plugins.fencing.iscsi_session import Portal, Session, parse_portal
 from middlewared.plugins.fencing.libiscsi import Library
 from middlewared.plugins.fencing.scsi import BLOCK_BYTES, Reply, Status
-from middlewared.plugins.fencing.transport import Disk, DiskRefused, TransportError, command, persists
+from middlewared.plugins.fencing.transport import Disk, DiskRefused, TransportError, aborts, command, persists
 from middlewared.ports import Finding, PortError
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class IscsiTransport:
     lun: int
     serial: str
     block_bytes: int = BLOCK_BYTES
+    aborts: bool = True
     persists: bool = False  # the target can keep reservations over its own restart
 
     async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
@@ -185,6 +186,7 @@ async def _unit(session: Session, lun: int) -> IscsiTransport | None:
     if capacity.status == Status.GOOD and len(capacity.data) >= 8:
         unit.block_bytes = scsi.parse_capacity(capacity.data)[1] or BLOCK_BYTES
     unit.persists = await persists(unit, LOOK_MS_MAX)
+    unit.aborts = await aborts(unit, LOOK_MS_MAX)
     return unit
 
 

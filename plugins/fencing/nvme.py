@@ -65,6 +65,7 @@ class NvmeTransport:
     namespace: int
     workers: Workers
     ioctl: Ioctl = linux_ioctl
+    aborts: bool = True
     persists: bool = False
     _extended: bool = True  # form of the report that the controller wants
     _lane: Lane = field(init=False)

@@ -38,6 +38,7 @@ class Opcode(enum.IntEnum):
     WRITE_16 = 0x8A
     SERVICE_ACTION_IN_16 = 0x9E  # READ CAPACITY(16) is its service action 10h
     REPORT_LUNS = 0xA0
+    MAINTENANCE_IN = 0xA3  # REPORT SUPPORTED OPERATION CODES is its service action 0Ch
 
 
 class SenseKey(enum.IntEnum):
@@ -195,6 +196,25 @@ def parse_luns(data: bytes) -> tuple[int, ...]:
     return tuple(head & 0x3FFF for head in heads if head >> 14 in (0, 1))
 
 
+def report_opcodes(allocation_bytes: int = 8192) -> bytes:
+    """REPORT SUPPORTED OPERATION CODES (SPC-4 6.34), all of them in one list."""
+    return struct.pack(">BBBxxxIxx", Opcode.MAINTENANCE_IN, 0x0C, 0, allocation_bytes)
+
+
+def parse_opcodes(data: bytes) -> frozenset[tuple[int, int | None]]:
+    """(operation code, service action or None) of all commands that are supported (SPC-4 6.34.2). Raises ValueError."""
+    length = int.from_bytes(data[:4], "big")
+    if len(data) < 4 + length:
+        raise ValueError(f"REPORT SUPPORTED OPERATION CODES: {length} bytes announced, {len(data)} came")
+    found: set[tuple[int, int | None]] = set()
+    at = 4
+    while at + 8 <= 4 + length:
+        opcode, action, flags = struct.unpack_from(">BxHxB", data, at)
+        found.add((opcode, action if flags & 0x01 else None))
+        at += 20 if flags & 0x02 else 8  # a descriptor of timeouts follows
+    return frozenset(found)
+
+
 def is_disk(data: bytes) -> bool:
     """Whether standard INQUIRY data (SPC-4 6.6.2) describe a connected disk, or a zoned one."""
     return bool(data) and data[0] in (0x00, 0x14)  # peripheral qualifier 0, device type
@@ -211,7 +231,7 @@ def data_in_bytes(cdb: bytes, block_bytes: int = BLOCK_BYTES) -> int:
             return 8
         case Opcode.PERSISTENT_RESERVE_IN:
             return int.from_bytes(cdb[7:9], "big")
-        case Opcode.REPORT_LUNS:
+        case Opcode.REPORT_LUNS | Opcode.MAINTENANCE_IN:
             return int.from_bytes(cdb[6:10], "big")
         case Opcode.SERVICE_ACTION_IN_16:
             return int.from_bytes(cdb[10:14], "big")

@@ -145,6 +145,7 @@ class SgTransport:
     serial: str
     workers: Workers
     ioctl: Ioctl = linux_ioctl
+    aborts: bool = True
     persists: bool = False
     _lane: Lane = field(init=False)
 

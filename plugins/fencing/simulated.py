@@ -17,10 +17,11 @@ RETRY_MS_MAX = 500
 class ShelfTransport:
     """One disk of the shelf."""
 
-    def __init__(self, client: LineClient, lun: int, serial: str) -> None:
+    def __init__(self, client: LineClient, lun: int, serial: str, *, aborts: bool = True) -> None:
         self._client = client
         self._lun = lun
         self._serial = serial
+        self.aborts = aborts
 
     @property
     def serial(self) -> str:
@@ -102,7 +103,8 @@ class ShelfSource:
         if before is not None and self._nexus[serial] == nexus:
             return before
         self._nexus[serial] = nexus
-        return Disk(serial, (ShelfTransport(self._client, row["lun"], serial),), bool(row.get("persists")))
+        path = ShelfTransport(self._client, row["lun"], serial, aborts=bool(row.get("aborts", True)))
+        return Disk(serial, (path,), bool(row.get("persists")))
 
     def _on_event(self, event: str, data: Any) -> None:
         if event == "luns":

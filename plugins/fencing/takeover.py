@@ -214,8 +214,10 @@ async def _preempt(path: Transport, key: int, victim: int, timeout_ms: int) -> N
 
     RESERVATION CONFLICT means that the victim's key is not there (any more), which the next reading sorts out.
     """
-    reply = await command(path, *scsi_pr.preempt(key, victim, abort=True), timeout_ms=timeout_ms)
-    if _unsupported(reply):
+    reply = None
+    if path.aborts:
+        reply = await command(path, *scsi_pr.preempt(key, victim, abort=True), timeout_ms=timeout_ms)
+    if reply is None or _unsupported(reply):
         reply = await command(path, *scsi_pr.preempt(key, victim), timeout_ms=timeout_ms)
         if reply.status == Status.GOOD:
             await path.lun_reset(timeout_ms)

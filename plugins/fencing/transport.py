@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.logic import Reading
 from middlewared.plugins.fencing.scsi import Reply, Status
+from middlewared.plugins.fencing.scsi_pr import Out
 from middlewared.ports import Finding
 
 TRIES_MAX = 16  # of one command: unit attentions stack up, and each eats one try
@@ -29,6 +30,10 @@ class Transport(Protocol):
 
     @property
     def serial(self) -> str: ...
+
+    @property
+    def aborts(self) -> bool:
+        """It may know PREEMPT AND ABORT. False spares everybody a try in the middle of a takeover."""
 
     async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
         """Carry one command. Raises TransportError when it is not answered in time."""
@@ -117,6 +122,17 @@ async def persists(path: Transport, timeout_ms: int) -> bool:
         return reply.status == Status.GOOD and scsi_pr.parse_capabilities(reply.data).survives_power_loss
     except ValueError:
         return False
+
+
+async def aborts(path: Transport, timeout_ms: int) -> bool:
+    """Whether the disk may know PREEMPT AND ABORT; True when it does not say. Raises TransportError. Asked once too."""
+    reply = await command(path, scsi.report_opcodes(), timeout_ms=timeout_ms)
+    try:
+        known = scsi.parse_opcodes(reply.data) if reply.status == Status.GOOD else frozenset()
+    except ValueError:
+        return True
+    has = {action for opcode, action in known if opcode == scsi.Opcode.PERSISTENT_RESERVE_OUT}
+    return Out.PREEMPT not in has or Out.PREEMPT_AND_ABORT in has
 
 
 async def _first_path(disk: Disk, by: Callable[[Transport], Awaitable[T]]) -> T:

@@ -143,6 +143,8 @@ class _Flight:
 class Path:
     """The keeper's way to one disk (fencing.transport.Transport)."""
 
+    aborts = True
+
     def __init__(self, fabric: Fabric, node: str, lun: int, serial: str) -> None:
         self._fabric = fabric
         self._node = node

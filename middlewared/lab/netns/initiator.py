@@ -83,7 +83,13 @@ class Initiator:
 
     async def _luns(self) -> list[dict[str, Any]]:
         return [
-            {"lun": lun, "serial": unit.serial, "size_bytes": await self._size(unit), "nexus": id(unit.session)}
+            {
+                "lun": lun,
+                "serial": unit.serial,
+                "size_bytes": await self._size(unit),
+                "nexus": id(unit.session),
+                "aborts": unit.aborts,
+            }
             for lun, unit in sorted(self._units.items())
         ]
 

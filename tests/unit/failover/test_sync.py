@@ -87,7 +87,7 @@ class Pair:
             one.other = other.mine() if reachable else None
             one.link.connected = reachable
         for one in (self.a, self.b):
-            one.sync.reconcile()
+            one.sync.reconcile(one.mine())
 
     async def settle(self) -> None:
         """The background work is done."""
@@ -184,8 +184,8 @@ async def test_while_nobody_leads_the_newer_configuration_wins(pair: Pair) -> No
     pair.a.be(BACKUP)
     pair.b.be(BACKUP)
     pair.see()
-    pair.b.sync.reconcile()  # the older one keeps quiet
-    pair.a.sync.reconcile()
+    pair.b.sync.reconcile(pair.b.mine())  # the older one keeps quiet
+    pair.a.sync.reconcile(pair.a.mine())
     await asyncio.gather(*(task for task in (pair.a.sync._reconciling, pair.b.sync._reconciling) if task is not None))
     assert names(pair.b.store) == ["nfs"]
 
@@ -198,7 +198,7 @@ async def test_a_change_is_on_both_when_it_is_acknowledged(pair: Pair) -> None:
     await pair.a.store.write(put("nfs"))
     assert names(pair.b.store) == ["nfs"]
     assert pair.a.sync.other_is_current
-    pair.a.sync.reconcile()  # B's facts are those of before
+    pair.a.sync.reconcile(pair.a.mine())  # B's facts are those of before
     await pair.settle()
     assert pair.a.link.sent == sent + 1
 

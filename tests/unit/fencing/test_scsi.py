@@ -75,6 +75,20 @@ def test_parse_capabilities() -> None:
     assert silent.kinds == frozenset(), "without TMV the mask says nothing"
 
 
+def test_supported_commands() -> None:
+    assert scsi.report_opcodes(512).hex() == "a30c00000000000002000000"
+    # REPORT LUNS; PREEMPT with timeouts, PREEMPT AND ABORT
+    told = bytes.fromhex("a00000000000000c 5f0000040003000a" + "00" * 12 + "5f0000050001000a")
+    assert scsi.parse_opcodes(len(told).to_bytes(4, "big") + told) == {(0xA0, None), (0x5F, 4), (0x5F, 5)}
+    assert scsi.parse_opcodes(bytes(4)) == frozenset()
+
+
+@pytest.mark.parametrize("data", ["", "00", "00000008a0000000000000"])
+def test_a_list_of_commands_that_is_cut_short_is_refused(data: str) -> None:
+    with pytest.raises(ValueError, match="bytes announced"):
+        scsi.parse_opcodes(bytes.fromhex(data))
+
+
 def test_parse_full_status() -> None:
     entry = MINE + "00000000" + "01" + "05" + "00000000" + "0001" + "00000008" + "0600000000000001"
     _, registrants = scsi_pr.parse_full_status(bytes.fromhex("0000000500000020" + entry))

@@ -2,11 +2,12 @@
 
 import pytest
 
-from middlewared.lab.direct import DirectSource
+from middlewared.lab.direct import DirectSource, DirectTransport
 from middlewared.lab.shelf import STANDARD, TGT, QueuedWrite, Shelf, ShelfDisk, Target
 from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.logic import OURS_KIND, Reading
-from middlewared.plugins.fencing.scsi_pr import Kind, Reservation, make_key, parked_key
+from middlewared.plugins.fencing.scsi import Reply
+from middlewared.plugins.fencing.scsi_pr import Kind, Out, Reservation, make_key, parked_key
 from middlewared.plugins.fencing.takeover import Taken, _park, _rivals, read_all, release_all, take_all
 from middlewared.plugins.fencing.transport import Disk
 from middlewared.ports import FenceCode
@@ -55,6 +56,44 @@ async def test_the_other_is_thrown_out_with_its_queue(target: Target) -> None:
     assert shelf.complete(queued) is None, "a queued write of the old holder landed"
     attentions = [shelf.execute("b", 2, scsi.write_10(0, 1), BLOCK)[0] for _ in range(3)]
     assert attentions[-1] == scsi.Status.RESERVATION_CONFLICT
+
+
+class Recorded(DirectTransport):
+    """Remembers the service actions of PERSISTENT RESERVE OUT, and resets of the unit as "reset"."""
+
+    def __init__(self, source: DirectSource, *, aborts: bool) -> None:
+        super().__init__(source, 0, "S000", "a", aborts)
+        self.orders: list[Out | str] = []
+
+    async def execute(self, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
+        if cdb[0] == scsi.Opcode.PERSISTENT_RESERVE_OUT:
+            self.orders.append(Out(cdb[1] & 0x1F))
+        return await super().execute(cdb, data, timeout_ms)
+
+    async def lun_reset(self, timeout_ms: int) -> None:
+        self.orders.append("reset")
+        await super().lun_reset(timeout_ms)
+
+
+@pytest.mark.parametrize(
+    ("target", "aborts", "orders"),
+    [
+        (STANDARD, True, [Out.REGISTER_AND_IGNORE, Out.PREEMPT_AND_ABORT]),
+        (TGT, True, [Out.REGISTER_AND_IGNORE, Out.PREEMPT_AND_ABORT, Out.PREEMPT, "reset"]),
+        (TGT, False, [Out.REGISTER_AND_IGNORE, Out.PREEMPT, "reset"]),
+    ],
+)
+async def test_a_disk_that_said_it_cannot_abort_is_reset_without_trying(
+    target: Target, aborts: bool, orders: list[Out | str]
+) -> None:
+    shelf = shelf_of(1, target)
+    await take(DirectSource(shelf, "b"), THEIRS)
+    path = Recorded(DirectSource(shelf, "a"), aborts=aborts)
+    disk = Disk("S000", (path,))
+    readings, unread = await read_all([disk], TIMEOUT_MS)
+    taken = await take_all([disk], readings, unread, MINE, TIMEOUT_MS)
+    assert taken.result.code is FenceCode.OK
+    assert path.orders == orders
 
 
 @pytest.mark.parametrize("kind", list(Kind))

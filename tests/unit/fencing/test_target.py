@@ -84,6 +84,7 @@ async def test_disks_are_found_by_serial_and_by_both_portals(target: ScsiTarget)
         assert list(a.disks()) == [f"S{lun:03}" for lun in range(1, DISKS + 1)]
         assert [len(disk.paths) for disk in a.disks().values()] == [2] * DISKS
         assert {disk.persists for disk in a.disks().values()} == {False}, "tgt has no APTPL"
+        assert {path.aborts for disk in a.disks().values() for path in disk.paths} == {False}, "and no such PREEMPT"
         assert all(finding.ok for finding in await a.examine())
 
 
