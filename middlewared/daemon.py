@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -50,6 +51,7 @@ async def _serve(settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with _running(settings):
         systemd.notify_ready()
+        gc.freeze()  # what was made until now stays: walking it for garbage takes 15 ms, perhaps during a takeover
         log.info("controller %s is up", settings.node)
         await _until(stop)
         systemd.notify_stopping()

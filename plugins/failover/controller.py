@@ -190,7 +190,11 @@ class FailoverController:
             for address in self.observer.config.virtual_addresses:
                 self.on_closed(address.split("/")[0])
         if before.role is not after.role or before.phase is not after.phase:
-            self._publish()
+            # A phase begins with the loop's next turn, and the world hears of it while it waits for its first answer.
+            if after.phase is not None:
+                asyncio.get_running_loop().call_soon(self._publish)
+            else:
+                self._publish()
 
     def _begin_epoch(self, *, restarted: bool) -> Awaitable[None] | None:
         """A new MASTER begins an epoch before anything else is written. Its number is unique in the pair: even on A,

@@ -93,7 +93,7 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, ended.set)
     memory = FileMemory(Path(settings.run_dir) / "fenced.json")
     keeper = Keeper(settings, source_of(settings), _reset(settings), memory)
-    if not in_lab(settings):
+    if settings.drivers != "simulated":
         harden(realtime=settings.fence.realtime)
     await keeper.start()
     watchdog = Watchdog(settings.fence.watchdog, settings.fence.watchdog_timeout_s, keeper.guard.trustworthy)
