@@ -10,7 +10,7 @@ from middlewared.lines import LineClient, LineError
 from middlewared.plugins.fencing import scsi
 
 _ATTENTIONS_MAX = 4  # unit attentions stack; each hides the answer once
-_COMMAND_TIMEOUT_MS = 1000
+COMMAND_TIMEOUT_MS = 1000
 _CONNECT_ATTEMPTS_MAX = 50
 _CONNECT_PAUSE_S = 0.1
 
@@ -58,7 +58,7 @@ class BlockDevices:
     async def look(self) -> None:
         """Ask for the visible disks; with the cable cut there are none."""
         try:
-            rows = await self._client.call("luns", timeout_ms=_COMMAND_TIMEOUT_MS)
+            rows = await self._client.call("luns", timeout_ms=COMMAND_TIMEOUT_MS)
         except LineError:
             rows = []
         self._see(rows)
@@ -87,7 +87,7 @@ class BlockDevices:
         try:
             answer = await self._client.call(
                 "scsi",
-                timeout_ms=_COMMAND_TIMEOUT_MS,
+                timeout_ms=COMMAND_TIMEOUT_MS,
                 lun=lun,
                 cdb=cdb.hex(),
                 data=data.hex(),

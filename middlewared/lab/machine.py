@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Machine:
         self._sending: set[asyncio.Task[Any]] = set()
         self._room = LineClient(places.room, self._on_room_event, self._room_lost)
         self._server = LineServer(self._handle, lambda daemon: self.kernel.daemon_ended())
-        self.disks = BlockDevices(places.shelf(node), lambda: self.kernel.disks_changed())
+        self.disks = self.block_devices(lambda: self.kernel.disks_changed())
         self.kernel = Kernel(node, str(uuid.uuid4()), self, self.disks)
         config = ["--config", str(places.settings(node))]
         folder = places.node(node)
@@ -65,6 +65,10 @@ class Machine:
         self._daemon.start()
         await self.kernel.find_hardware()
         await asyncio.get_running_loop().create_future()  # until the room, or the console, ends this process
+
+    def block_devices(self, on_luns: Callable[[], None]) -> BlockDevices:
+        """The disks, as this machine's kernel has them."""
+        return BlockDevices(self.places.shelf(self.node), on_luns)
 
     async def below(self) -> None:
         """What has to be there before the kernel looks for its hardware."""

@@ -1,7 +1,8 @@
 """The iSCSI initiator of a controller's kernel, in user space: it owns the sessions, and whoever is above shares them.
 
-The real kernel's sessions outlive every program, and so do these: fenced and the pool reach the disks through the
-controller's own process, over the same protocol as in the loopback lab (middlewared.lab.shelf_server).
+The real kernel's sessions outlive every program, and so do these: fenced reaches the disks through the controller's own
+process, over the same protocol as in the loopback lab (middlewared.lab.shelf_server); the pool, which is a part of that
+process as of a kernel, without one.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from middlewared.lab.blocks import COMMAND_TIMEOUT_MS, BlockDevices, BlockError, Lun
 from middlewared.lines import LineConnection, LineError, LineServer
 from middlewared.plugins.fencing import scsi
 from middlewared.plugins.fencing.iscsi import IscsiSource, IscsiTransport
@@ -21,13 +23,13 @@ _CAPACITY_MS = 1_000
 
 
 class Initiator:
-    """Serves the disks behind a portal at `socket`. `on_change` is called when there are others than before."""
+    """Serves the disks behind a portal at `socket`. `on_luns` is given their rows when there are others than before."""
 
-    def __init__(self, portal: str, name: str, socket: Path, on_change: Callable[[], None]) -> None:
+    def __init__(self, portal: str, name: str, socket: Path) -> None:
         self._source = IscsiSource([portal], name)
         self._socket = socket
         self._server = LineServer(self._handle)
-        self._on_change = on_change
+        self.on_luns: Callable[[list[dict[str, Any]]], None] = lambda rows: None
         self._units: dict[int, IscsiTransport] = {}
         self._sizes: dict[str, int] = {}
         self._telling: asyncio.Task[None] | None = None
@@ -53,25 +55,27 @@ class Initiator:
         self._telling = asyncio.create_task(self._tell())
 
     async def _tell(self) -> None:
-        self._server.broadcast("luns", await self._luns())
-        self._on_change()
+        rows = await self.luns()
+        self._server.broadcast("luns", rows)
+        self.on_luns(rows)
 
     async def _handle(self, connection: LineConnection, op: str, args: dict[str, Any]) -> Any:
         match op:
             case "luns":
-                return await self._luns()
+                return await self.luns()
             case "scsi":
-                reply = await self._execute(args)
+                cdb, data = bytes.fromhex(args["cdb"]), bytes.fromhex(args.get("data", ""))
+                reply = await self.execute(int(args["lun"]), cdb, data, _patience(args))
                 return {"status": int(reply.status), "sense": reply.sense.hex(), "data": reply.data.hex()}
             case "lun_reset":
                 await self._unit(int(args["lun"])).lun_reset(_patience(args))
                 return None
         raise LineError("EINVAL", f"no such operation: {op}")
 
-    async def _execute(self, args: dict[str, Any]) -> Reply:
-        unit = self._unit(int(args["lun"]))
+    async def execute(self, lun: int, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
+        """One command. Raises LineError."""
         try:
-            return await unit.execute(bytes.fromhex(args["cdb"]), bytes.fromhex(args.get("data", "")), _patience(args))
+            return await self._unit(lun).execute(cdb, data, timeout_ms)
         except TransportError as error:
             raise LineError("ENODEV", str(error)) from error
 
@@ -81,7 +85,7 @@ class Initiator:
             raise LineError("ENODEV", f"disk {lun} is not there")
         return unit
 
-    async def _luns(self) -> list[dict[str, Any]]:
+    async def luns(self) -> list[dict[str, Any]]:
         return [
             {
                 "lun": lun,
@@ -103,6 +107,30 @@ class Initiator:
                 return 0
             self._sizes[unit.serial] = blocks * block_bytes
         return self._sizes[unit.serial]
+
+
+class Blocks(BlockDevices):
+    """The disks as the kernel that this initiator is a part of sees them."""
+
+    def __init__(self, initiator: Initiator, on_luns: Callable[[], None]) -> None:
+        self._initiator = initiator
+        self._on_luns = on_luns
+        self.luns: tuple[Lun, ...] = ()
+
+    async def start(self) -> None:
+        self._initiator.on_luns = self._see
+        await self.look()
+
+    async def stop(self) -> None: ...
+
+    async def look(self) -> None:
+        self._see(await self._initiator.luns())
+
+    async def _send(self, lun: int, cdb: bytes, data: bytes) -> Reply:
+        try:
+            return await self._initiator.execute(lun, cdb, data, COMMAND_TIMEOUT_MS)
+        except LineError as error:
+            raise BlockError(f"disk {lun}: {error.message}") from error
 
 
 def _patience(args: dict[str, Any]) -> int:

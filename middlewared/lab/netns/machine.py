@@ -11,13 +11,14 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from middlewared.lab.blocks import BlockDevices
 from middlewared.lab.ledger import Ledger
 from middlewared.lab.machine import Machine
-from middlewared.lab.netns.initiator import Initiator
+from middlewared.lab.netns.initiator import Blocks, Initiator
 from middlewared.lab.netns.layout import NETNS, PORTAL
 from middlewared.lab.places import NODES, Places
 from middlewared.lab.units import rotate
@@ -31,12 +32,15 @@ class NetnsMachine(Machine):
     """What the loopback lab's machine simulates of a network is here for real."""
 
     def __init__(self, places: Places, node: str) -> None:
+        self._initiator = Initiator(PORTAL, f"iqn.2026-11.org.middlewared.lab:{node}", places.shelf(node))
         super().__init__(places, node)
-        self._initiator = Initiator(PORTAL, f"iqn.2026-11.org.middlewared.lab:{node}", places.shelf(node), lambda: None)
         self._ledger = Ledger(node, self.disks, places.notes(node))
         self._writing: asyncio.Task[None] | None = None
         self._held: dict[str, list[str]] = {}
         self._looking: asyncio.Task[None] | None = None
+
+    def block_devices(self, on_luns: Callable[[], None]) -> BlockDevices:
+        return Blocks(self._initiator, on_luns)
 
     async def below(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, self._reap)
