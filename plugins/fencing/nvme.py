@@ -65,8 +65,8 @@ class NvmeTransport:
     namespace: int
     workers: Workers
     ioctl: Ioctl = linux_ioctl
-    aborts: bool = True
     persists: bool = False
+    aborts: bool = True
     _extended: bool = True  # form of the report that the controller wants
     _lane: Lane = field(init=False)
 

@@ -145,8 +145,8 @@ class SgTransport:
     serial: str
     workers: Workers
     ioctl: Ioctl = linux_ioctl
-    aborts: bool = True
     persists: bool = False
+    aborts: bool = True
     _lane: Lane = field(init=False)
 
     def __post_init__(self) -> None:
