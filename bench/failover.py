@@ -43,9 +43,12 @@ _PAUSE_S = 0.002
 _JOIN_S = 1.0
 _PATIENCE_S = 20.0
 _STEADY = 10  # answers before and after
+_ETH_P_ALL, _VRRP = 0x0003, 112  # <linux/if_ether.h>; the protocol in an IP header (RFC 9568)
+_FRAME_BYTES, _FRAME_BYTES_MIN = 128, 34  # Ethernet's and IP's headers
+_SENDERS = {own["eth0"] for own in NETNS.addresses.values()}
 _REQUEST = b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n"
 _ADVERT_S = 0.1
-_PRIORITY = {"a": 240, "b": 238}  # as ours
+_PRIORITY = {"a": 240, "b": 238}  # as ours; and in real time, as ours: a busy machine delays neither
 _STOCK = "bench"  # prefix of the namespaces of keepalived alone
 _ECHO = (
     "import socket;s=socket.socket();s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1);"
@@ -57,6 +60,7 @@ global_defs {{
     router_id {node}
     vrrp_version 3
     vrrp_no_swap
+    vrrp_rt_priority 50
 }}
 vrrp_instance bench {{
     state BACKUP
@@ -74,6 +78,33 @@ vrrp_instance bench {{
     }}
 }}
 """
+
+
+class Adverts(threading.Thread):
+    """Hears a pair's VRRP adverts on its switch."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(daemon=True)
+        self._network = network
+        self._last_s = 0.0
+
+    def run(self) -> None:
+        self._network.enter("switch")
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL)) as wire:
+            while True:
+                frame, (_, _, kind, *_) = wire.recvfrom(_FRAME_BYTES)
+                sender = socket.inet_ntoa(frame[26:30]) if len(frame) >= _FRAME_BYTES_MIN else ""
+                if kind != socket.PACKET_OUTGOING and frame[23] == _VRRP and sender in _SENDERS:
+                    self._last_s = time.monotonic()
+
+    async def phase(self, after_s: float) -> None:
+        """Until so long after an advert. A death goes unnoticed the longer the sooner it follows one."""
+        before_s, deadline_s = self._last_s, time.monotonic() + _PATIENCE_S
+        while self._last_s == before_s:
+            if time.monotonic() > deadline_s:
+                raise BenchError("no VRRP advert is heard")
+            await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(self._last_s + after_s - time.monotonic())
 
 
 class Prober(threading.Thread):
@@ -101,11 +132,15 @@ class Prober(threading.Thread):
         self._asking.set()
         self.join(_PATIENCE_S)
 
-    async def gap_ms(self, begin: Awaitable[object], after_s: float = 0.0) -> float:
-        """The longest silence from before `begin`, after which nobody but the heir can answer, until the heir does."""
+    async def gap_ms(self, begin: Awaitable[object], until: Awaitable[None] | None = None) -> float:
+        """The longest silence from before `begin`, after which nobody but the heir can answer, until the heir does.
+
+        `until`: what to wait for before that, while it is asked already.
+        """
         self._asking.set()
         await self._steady()
-        await asyncio.sleep(after_s)
+        if until is not None:
+            await until
         first = len(self._answers) - 1
         await begin
         await self._steady()
@@ -209,16 +244,18 @@ async def measure_failover() -> list[Row]:
 
 async def _compare(lab: Lab, ours: Prober, stock: Stock, theirs: Prober) -> list[Row]:
     alone_ms: list[float] = []
+    our_adverts, their_adverts = Adverts(Network(PREFIX)), Adverts(stock.network)
+    our_adverts.start()
+    their_adverts.start()
     lost, planned = Gaps(_IMPORT), Gaps(_EXPORT_AND_IMPORT)
     for run in range(RUNS):
-        # How long a death goes unnoticed depends on how long ago the last advert was: of both, all phases alike.
-        after_s = _ADVERT_S * run / RUNS
+        after_s = _ADVERT_S * (run + 0.5) / RUNS  # the same phases for both pairs, and all of them
         alone = await stock.master()
-        alone_ms.append(await theirs.gap_ms(stock.kill(alone), after_s))
+        alone_ms.append(await theirs.gap_ms(stock.kill(alone), their_adverts.phase(after_s)))
         await stock.boot(alone)
         await asyncio.sleep(_JOIN_S)  # until the one that came back has heard an advert, and rests
         master = await lab.until_healthy()
-        gap_ms = await ours.gap_ms(lab.tell("kill", node=master), after_s)
+        gap_ms = await ours.gap_ms(lab.tell("kill", node=master), our_adverts.phase(after_s))
         await lost.add(lab, gap_ms, other(master))
         await lab.tell("boot", node=master)
     for _ in range(RUNS):
