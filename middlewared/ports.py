@@ -280,6 +280,10 @@ class Fencing(Protocol):
     async def run_info(self) -> Mapping[str, Any]:
         """The keeper's own view, for an administrator, as `failover.fenced.run_info` shows it. Raises PortError."""
 
+    async def forget(self, serials: Sequence[str]) -> None:
+        """Count these disks no longer: neither controller sees them any more. The keeper goes on counting those that it
+        sees itself, or waits for. Raises PortError."""
+
     async def release(self) -> None:
         """Give the reservations and registrations up. Only ever after the pools are seen exported."""
 

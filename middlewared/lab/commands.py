@@ -34,6 +34,7 @@ _NODE_COMMANDS = {
 _DISK_COMMANDS = {
     "fail-disk": "the disk answers errors to both controllers",
     "repair-disk": "the disk works again",
+    "replace-disk": "the disk is taken out for good; a blank one comes in its place, with another serial and number",
 }
 _PULL_COMMANDS = {
     "pull-disk": "the disk disappears for one controller",

@@ -54,6 +54,7 @@ class Control:
             "heal": self._heal,
             "fail-disk": self._disk,
             "repair-disk": self._disk,
+            "replace-disk": self._disk,
             "pull-disk": self._disk,
             "push-disk": self._disk,
             "restart-shelf": self._restart_shelf,
@@ -108,13 +109,14 @@ class Control:
             await self._room.set_link(link, up=True)
 
     async def _disk(self, args: dict[str, Any]) -> None:
-        lun = args["disk"]
-        disks = self._room.places.layout.disks
-        if not isinstance(lun, int) or not 0 <= lun < disks:
-            raise LabError(f"there are disks 0 to {disks - 1}")
+        lun, disks = args["disk"], self._room.disks
+        if lun not in disks:
+            raise LabError(f"there are disks {min(disks)} to {max(disks)}; `middlewared lab status` shows each")
         match args["op"]:
             case "fail-disk" | "repair-disk":
                 await self._room.set_disk_failed(lun, args["op"] == "fail-disk")
+            case "replace-disk":
+                await self._room.replace_disk(lun)
             case "pull-disk" | "push-disk":
                 await self._room.set_disk_pulled(_node(args), lun, args["op"] == "pull-disk")
 

@@ -1,7 +1,8 @@
 """A pool on the shelf's disks: labels, a ring of transaction records, and the writer of an imported pool.
 
-Block 0 of each disk is its label; blocks RING_LBA… hold the last RING_BLOCKS records, as ZFS keeps its uberblocks. A
-record says which controller wrote which transaction as its how manieth, so the blocks alone prove who wrote when.
+While a member is missing, a blank disk that comes takes its place, as with ZFS's autoreplace. Block 0 of each disk is
+its label; blocks RING_LBA… hold the last RING_BLOCKS records, as ZFS keeps its uberblocks. A record says which
+controller wrote which transaction as its how manieth, so the blocks alone prove who wrote when.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from middlewared.lab.blocks import BlockDevices, BlockError
+from middlewared.lab.blocks import BlockDevices, BlockError, Lun
 from middlewared.plugins.fencing.scsi import BLOCK_BYTES
 
 NAME = "tank"
@@ -20,6 +21,7 @@ RING_BLOCKS = 16
 SIZE_BYTES = 6 << 30
 ALLOCATED_BYTES = 1 << 30
 _TXG_PERIOD_S = 0.1
+_REPLACE_TXGS = 10  # a blank disk is left to the keeper for so long: it has to be reserved before anybody writes to it
 _LABEL = "middlewared-lab-pool"
 
 
@@ -59,6 +61,7 @@ class SimulatedPool:
         self._writer: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._members = 0
+        self._met: dict[str, int | None] = {}  # by serial: the transaction at which it was seen blank; None: a member
         self._txg = 0
         self._sequence = 0
         self.known = False  # its labels were seen
@@ -67,8 +70,7 @@ class SimulatedPool:
 
     async def scan(self) -> None:
         """Look for the labels. What was seen once is remembered (the cache file of a real system)."""
-        labels = [unpack(block) for block in await self._each(lambda lun: self._disks.read(lun, 0)) if block]
-        members = [row["disks"] for row in labels if row.get("magic") == _LABEL]
+        members = [members for members in await self._each(self._read_label) if members]
         if members:
             self.known, self._members = True, members[0]
             self._on_change()
@@ -139,15 +141,45 @@ class SimulatedPool:
         lba = RING_LBA + self._txg % RING_BLOCKS
         trouble: list[str] = []
 
-        async def write(lun: int) -> None:
+        async def write(lun: Lun) -> bool:
+            """Whether it is a member."""
             try:
-                await self._disks.write(lun, lba, block)
+                if not await self._is_member(lun):
+                    return False
+                await self._disks.write(lun.number, lba, block)
             except BlockError as error:
                 trouble.append(str(error))
+            return True
 
-        seen = [lun.number for lun in self._disks.luns]
-        await asyncio.gather(*(write(lun) for lun in seen))
-        return trouble + [f"{self._members - len(seen)} disks missing"] * max(0, self._members - len(seen))
+        members = sum(await asyncio.gather(*(write(lun) for lun in self._disks.luns)))
+        return trouble + [f"{self._members - members} disks missing"] * max(0, self._members - members)
+
+    async def _is_member(self, lun: Lun) -> bool:
+        """By its label, which a blank disk gets while a member is missing. Raises BlockError."""
+        if lun.serial not in self._met:
+            await self._read_label(lun)
+        since = self._met[lun.serial]
+        if since is not None and self._txg - since >= _REPLACE_TXGS and self._members > self._present():
+            self._met[lun.serial] = None  # first: two blank disks do not replace the same member
+            try:
+                await self._disks.write(lun.number, 0, label(lun.number, self._members))
+            except BlockError:
+                self._met[lun.serial] = since
+                raise
+        return self._met[lun.serial] is None
+
+    def _present(self) -> int:
+        """Members that are there, or may be some."""
+        return sum(self._met.get(lun.serial) is None for lun in self._disks.luns)
+
+    async def _read_label(self, lun: Lun) -> int:
+        """How many members the pool has, by this disk; 0: it is none of them."""
+        row = unpack(await self._disks.read(lun.number, 0))
+        if row.get("magic") != _LABEL:
+            self._met.setdefault(lun.serial, self._txg)
+            return 0
+        self._met[lun.serial] = None
+        return int(row["disks"])
 
     async def _rings(self) -> list[list[dict[str, Any]]]:
         """The records of every disk that answers."""
@@ -158,20 +190,22 @@ class SimulatedPool:
             return ""
         return f"{NAME}: only {len(rings)} of {self._members} disks can be read"
 
-    async def _read_ring(self, lun: int) -> list[dict[str, Any]]:
-        data = await self._disks.read(lun, RING_LBA, RING_BLOCKS)
+    async def _read_ring(self, lun: Lun) -> list[dict[str, Any]] | None:
+        if self._met.get(lun.serial) is not None and not await self._read_label(lun):
+            return None
+        data = await self._disks.read(lun.number, RING_LBA, RING_BLOCKS)
         return [unpack(data[at : at + BLOCK_BYTES]) for at in range(0, len(data), BLOCK_BYTES)]
 
-    async def _each(self, work: Callable[[int], Coroutine[Any, Any, Any]]) -> list[Any]:
+    async def _each(self, work: Callable[[Lun], Coroutine[Any, Any, Any]]) -> list[Any]:
         """The work on every visible disk at once; None where the disk failed."""
 
-        async def one(lun: int) -> Any:
+        async def one(lun: Lun) -> Any:
             try:
                 return await work(lun)
             except BlockError:
                 return None
 
-        return await asyncio.gather(*(one(lun.number) for lun in self._disks.luns))
+        return await asyncio.gather(*(one(lun) for lun in self._disks.luns))
 
     def _set_status(self, trouble: list[str]) -> None:
         status = "ONLINE" if not trouble else "DEGRADED" if len(trouble) <= REDUNDANCY else "SUSPENDED"

@@ -37,6 +37,7 @@ class Room:
         self.properties = {node: properties.defaults() for node in NODES}
         self.views = {node: View() for node in NODES}
         self.supplies = {node: PowerSupply(node, places, around.machine(node), self._died) for node in NODES}
+        self.disks = set(range(places.layout.disks))  # by number
         self.failed: set[int] = set()
         self.pulled: set[tuple[str, int]] = set()
         self._server = LineServer(self._handle, self._machine_lost)
@@ -149,6 +150,13 @@ class Room:
         await self.around.set_disk_pulled(node, lun, pulled=pulled)
         (self.pulled.add if pulled else self.pulled.discard)((node, lun))
         self.on_news(f"disk {lun} is {'pulled out for' if pulled else 'back at'} {node.upper()}")
+
+    async def replace_disk(self, lun: int) -> None:
+        new = await self.around.replace_disk(lun)
+        self.failed.discard(lun)
+        self.pulled -= {(node, lun) for node in NODES}
+        self.disks = (self.disks | {new}) - {lun}
+        self.on_news(f"disk {lun} was taken out for good, and disk {new} put in, which is blank")
 
     async def restart_shelf(self) -> None:
         await self.around.restart_shelf()

@@ -129,10 +129,10 @@ def _controller_row(node: str, controller: dict[str, Any], answer: tuple[str, li
 
 
 def _folded(rows: list[list[str]]) -> list[list[str]]:
-    """Neighbours of which the same is to be said share a row."""
+    """Neighbours, by their numbers, of which the same is to be said share a row."""
     folded: list[list[str]] = []
     for row in rows:
-        if folded and folded[-1][1:] == row[1:]:
+        if folded and folded[-1][1:] == row[1:] and int(folded[-1][0].rpartition("-")[2]) + 1 == int(row[0]):
             folded[-1][0] = f"{folded[-1][0].partition('-')[0]}-{row[0]}"
         else:
             folded.append(row)

@@ -77,6 +77,7 @@ class Shelf:
         self.target = target
         self._now_ms = now_ms
         self._units = {disk.lun: self._unit(disk) for disk in disks}
+        self._replaced = 0  # disks so far
 
     def _unit(self, disk: ShelfDisk) -> _Unit:
         lun = disk.lun
@@ -219,6 +220,18 @@ class Shelf:
     def fail(self, lun: int) -> None:
         """The disk answers errors until `repair`: medium errors to reads and writes, hardware errors to the rest."""
         self._units[lun].broken = True
+
+    def replace(self, lun: int) -> ShelfDisk:
+        """The disk is taken out for good, and a blank one put in: another serial at another address, as with SAS."""
+        old = self._units.pop(lun)
+        self._replaced += 1
+        new = ShelfDisk(max([lun, *self._units]) + 1, f"{old.disk.serial}-{self._replaced}", old.disk.size_bytes)
+        self._units[new.lun] = self._unit(new)
+        for initiator in self.initiators:
+            self._notify(new.lun, initiator, scsi.POWER_ON_OR_RESET)
+        for write in old.queue:
+            write.aborted = True
+        return new
 
     def repair(self, lun: int) -> None:
         self._units[lun].broken = False

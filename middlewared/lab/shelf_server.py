@@ -84,6 +84,15 @@ class ShelfServer:
         self._hung.discard(lun)
         self.shelf.repair(lun)
 
+    def replace(self, lun: int) -> int:
+        """The disk is taken out for good, and a blank one with another serial put in; returns its number."""
+        new = self.shelf.replace(lun).lun
+        self._hung.discard(lun)
+        for node, server in self._servers.items():
+            self._pulled.discard((node, lun))
+            server.broadcast("luns", self.luns(node))
+        return new
+
     def restart(self) -> None:
         self.shelf.restart()
 

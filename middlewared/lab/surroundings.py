@@ -39,6 +39,9 @@ class Surroundings(Protocol):
 
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None: ...
 
+    async def replace_disk(self, lun: int) -> int:
+        """Another one, blank and with another serial, is in its place; returns its number."""
+
     async def kill_speaker(self, node: str) -> None:
         """SIGKILL of the VRRP speaker alone; its addresses stay where they are."""
 
@@ -108,6 +111,9 @@ class Loopback:
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
         change = self._shelf.pull if pulled else self._shelf.push
         change(node, lun)
+
+    async def replace_disk(self, lun: int) -> int:
+        return self._shelf.replace(lun)
 
     async def kill_speaker(self, node: str) -> None:
         raise LabError("in this lab the VRRP speaker is a part of the simulated kernel: use `lab up --netns`")

@@ -20,6 +20,7 @@ from middlewared.plugins.failover.events import (
     Wish,
 )
 from middlewared.plugins.failover.facts import Facts
+from middlewared.plugins.failover.gone import Gone
 from middlewared.plugins.failover.observer import Observer, vrrp_instances
 from middlewared.plugins.failover.progress import Progress
 from middlewared.plugins.failover.publisher import Publisher
@@ -62,6 +63,7 @@ class FailoverController:
         kept = Path(settings.state_dir) / "kept"
         self.sync = ConfigSync(context.store, context.peer, context.alerts, self.mine, lambda: self.other, kept)
         self._progress = Progress(context.jobs)
+        self._gone = Gone(ports)
 
     def mine(self) -> Facts:
         """This controller's facts, now."""
@@ -83,6 +85,7 @@ class FailoverController:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._gone.stop()
         await self.sync.stop()
         await self.observer.stop()
 
@@ -217,6 +220,7 @@ class FailoverController:
         """`mine`: our facts, if somebody has just gathered them."""
         mine = self.mine() if mine is None else mine
         self.publisher.publish(mine, self.other)
+        self._gone.look(mine, self.other, self.observer.pools)
         self.sync.reconcile(mine)
 
     def _peer_facts(self, data: dict[str, object]) -> None:

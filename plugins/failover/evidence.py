@@ -46,6 +46,12 @@ def _differences(mine: Facts, other: Facts | None, what: str, verb: str, of: Cal
     return "; ".join(findings)
 
 
+def _mismatch_disks(mine: Facts, other: Facts | None) -> str:
+    different = _differences(mine, other, "disks", "sees", lambda facts: facts.disks)
+    too_few = [f"more than a tenth do not answer {facts.node}" for facts in _both(mine, other) if facts.too_few_disks]
+    return "; ".join([different, *too_few] if different else too_few)
+
+
 def _no_volume(mine: Facts, other: Facts | None) -> str:
     seen = [f"{facts.node} sees {len(facts.disks)} disks and no pool" for facts in _both(mine, other)]
     return "; ".join(seen if other is not None else [*seen, f"{_other_name(mine)} cannot be asked"])
@@ -147,7 +153,7 @@ _SENTENCES: dict[str, _Sentence] = {
     "NO_FAILOVER": lambda mine, other: f"`disabled` is set in the pair's configuration, as {mine.node} has it",
     "NO_LICENSE": _no_licence,
     "DISAGREE_VIP": _disagree_vip,
-    "MISMATCH_DISKS": lambda mine, other: _differences(mine, other, "disks", "sees", lambda facts: facts.disks),
+    "MISMATCH_DISKS": _mismatch_disks,
     "MISMATCH_VERSIONS": lambda mine, other: ", ".join(f"{one.node} runs {one.version}" for one in _both(mine, other)),
     "MISMATCH_NICS": lambda mine, other: _differences(mine, other, "interfaces", "has", lambda facts: facts.nics),
     "NO_CRITICAL_INTERFACES": _no_critical,

@@ -28,6 +28,7 @@ RETRY_MS_MIN = 20
 RETRY_MS_MAX = 500
 ACQUIRE_MS_MAX = 4_000  # below the failover engine's own deadline for the phase
 RELEASE_MS_MAX = 4_000
+FORGET_MS_MAX = 4_000
 REHEARSE_MS_MAX = 4_000
 STATE_MS_MAX = 1_500  # the keeper answers late while it proves its reservations after lost time
 LOOK_MS = 500  # between questions to a keeper that says nothing: one that hangs keeps its socket open
@@ -101,6 +102,10 @@ class FencedDriver:
                 await changed.wait()
         finally:
             self._listeners.remove(changed.set)
+
+    async def forget(self, serials: Sequence[str]) -> None:
+        await self._call("forget", FORGET_MS_MAX, serials=list(serials))
+        await self._refresh()
 
     async def rehearse(self) -> FenceRehearsal:
         return _rehearsal_of(await self._call("rehearse", REHEARSE_MS_MAX))

@@ -5,7 +5,7 @@ Runs on asyncio's clock alone (no threads, no chance, no other clock), so that t
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from middlewared.plugins.fencing import logic
@@ -325,6 +325,20 @@ class Guard:
         self._watch.forget()
         self._say()
         return result
+
+    async def forget(self, serials: Collection[str]) -> set[str]:
+        """Count these no longer (ports.Fencing.forget); returns which."""
+        async with self._operation:
+            await self.ready()
+            if self._dead:
+                return set()
+            known = self._known | set(self._holder.serials)
+            gone = self._holder.forget((known & set(serials)) - self._busy - self._source.disks().keys())
+            self._known -= gone
+        if gone:
+            log.warning("no longer counted, as neither controller sees them: %s", ", ".join(sorted(gone)))
+        self._say()
+        return gone
 
     # ------------------------------------------------------------------------------------------ what we know
 

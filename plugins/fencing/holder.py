@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,8 @@ class _Held:
 class Holder:
     """The disks held in one tenure, from `begin` to `end`.
 
-    `lost(reason)` is called once, when a disk turned out to be another's or nothing can be proven any more.
+    `lost(reason)` is called once, when a disk turned out to be another's or nothing can be proven any more;
+    `remember()` when other disks are held than before.
     """
 
     def __init__(
@@ -48,14 +49,14 @@ class Holder:
         source: DiskSource,
         pulse: Pulse,
         lost: Callable[[str], None],
-        joined: Callable[[], None],
+        remember: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._host_id = host_id
         self._source = source
         self._pulse = pulse
         self._lost = lost
-        self._joined = joined
+        self._remember = remember
         self._held: dict[str, _Held] = {}
         self._registered: dict[Transport, tuple[int, ...]] = {}  # keys that a path may have, likeliest first
         self._confirmed: set[Transport] = set()  # paths that are known to be registered
@@ -101,6 +102,23 @@ class Holder:
         self.begin(floor, disks, {})
         self._confirmed.clear()  # where this process is the initiator, its sessions are new to the target
         self.disbelieve()
+
+    def forget(self, serials: Collection[str]) -> set[str]:
+        """Hold and count these no longer; returns which. One with a command under way stays: its answer comes late.
+
+        Should one come back, it is a new disk: whoever has it is looked for before it is taken (`_join`).
+        """
+        gone = set(serials) - self._busy
+        held = [self._held.pop(serial) for serial in gone & self._held.keys()]
+        for serial in gone:
+            self.failed.pop(serial, None)
+            self._retry_ms.pop(serial, None)
+        for path in (path for one in held for path in one.disk.paths):
+            self._registered.pop(path, None)
+            self._confirmed.discard(path)
+        if held:
+            self._remember()
+        return gone
 
     async def end(self) -> None:
         """Stop tending, and wait for what is under way: a late command must not register us again."""
@@ -358,7 +376,7 @@ class Holder:
             self._note(held, reading)
             self.failed.pop(serial, None)
             self._retry_ms.pop(serial, None)
-            self._joined()
+            self._remember()
         except (TransportError, DiskRefused) as error:
             self.failed[serial] = str(error)
             self._retry_ms[serial] = self._pulse.now_ms() + self._settings.lost_ms

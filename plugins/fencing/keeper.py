@@ -3,8 +3,9 @@
     python -m middlewared.plugins.fencing.keeper --config FILE
 
 Runs on both controllers from boot, apart from middlewared, which may die without moving anything (S5). Serves JSON
-lines (middlewared.lines) at fence.socket: `state`, `acquire {force}`, `release`, `rehearse`, `run_info`; event `state`
-when it changed. Exits with a FenceCode: 0 told to end, 5 unexpected, 6 another one runs already.
+lines (middlewared.lines) at fence.socket: `state`, `acquire {force}`, `release`, `forget {serials}`, `rehearse`,
+`run_info`; event `state` when it changed. Exits with a FenceCode: 0 told to end, 5 unexpected, 6 another one runs
+already.
 """
 
 import argparse
@@ -71,6 +72,8 @@ class Keeper:
             case "release":
                 result = await self.guard.release()
                 return {"code": int(result.code), "message": result.message}
+            case "forget":
+                return sorted(await self.guard.forget([str(serial) for serial in args["serials"]]))
             case "rehearse":
                 return asdict(await self.guard.rehearse())
             case "run_info":

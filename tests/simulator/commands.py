@@ -1,7 +1,7 @@
 """What can be done to the world, one line each: the vocabulary of fault plans and of tests/scenarios.
 
 WHO is a, b, master or standby (as it is at that moment); LINK heartbeat, lan-a, lan2-a, disks-a, … -b;
-WIRE is heartbeat, eth0 or eth1; DISK is a number.
+WIRE is heartbeat, eth0 or eth1; DISK is the number of a slot, from 0.
 
     kill WHO | boot WHO | freeze WHO | thaw WHO | reboot WHO    power and life of a whole controller
     kill-daemon WHO | freeze-daemon WHO | thaw-daemon WHO       of middlewared alone
@@ -11,6 +11,7 @@ WIRE is heartbeat, eth0 or eth1; DISK is a number.
     slow WIRE MS | shuffle WIRE | order WIRE                    delay; datagrams overtake one another, or not
     pull-disk DISK | push-disk DISK | fail-disk DISK | repair-disk DISK | hang-disk DISK | free-disk DISK
     refuse-disk DISK | accept-disk DISK                         it refuses every reservation command
+    replace-disk DISK                                           a blank disk with another serial takes its place
     slow-disks WHO MS | restart-shelf                           a restarted target has forgotten all reservations
     set WHO PROPERTY VALUE                                      as `middlewared lab set`
     pools none|default
@@ -127,12 +128,17 @@ def _shuffle(world: "World", wire: str) -> None:
 
 
 def _disk(name: str, *, add: bool) -> "Callable[..., None]":
-    def act(world: "World", lun: str) -> None:
+    def act(world: "World", slot: str) -> None:
         disks: set[int] = getattr(world.fabric, name)
-        (disks.add if add else disks.discard)(int(lun))
+        (disks.add if add else disks.discard)(world.fabric.slots[int(slot)])
         world.fabric.changed()
 
     return act
+
+
+def _replace_disk(world: "World", slot: str) -> None:
+    world.oracles.disk_removed(world.fabric.slots[int(slot)])
+    world.fabric.replace(int(slot))
 
 
 def _restart_shelf(world: "World") -> None:
@@ -241,8 +247,9 @@ _COMMANDS: "dict[str, Callable[..., None]]" = {
     "free-disk": _disk("hung", add=False),
     "refuse-disk": _disk("refusing", add=True),
     "accept-disk": _disk("refusing", add=False),
-    "fail-disk": lambda world, lun: world.shelf.fail(int(lun)),
-    "repair-disk": lambda world, lun: world.shelf.repair(int(lun)),
+    "fail-disk": lambda world, slot: world.shelf.fail(world.fabric.slots[int(slot)]),
+    "repair-disk": lambda world, slot: world.shelf.repair(world.fabric.slots[int(slot)]),
+    "replace-disk": _replace_disk,
     "slow-disks": _slow_disks,
     "restart-shelf": _restart_shelf,
     "set": _set,

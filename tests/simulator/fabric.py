@@ -38,8 +38,8 @@ class Fabric:
         self.on_landed: Callable[[str, int, int], None] = lambda node, lun, tenure: None
         self.on_command: Callable[[int], None] = lambda lun: None
         self._watchers: list[Callable[[], None]] = []
-        self._all = tuple(disk.lun for disk in shelf.disks)
-        self._there = self._all
+        self.slots = [disk.lun for disk in shelf.disks]  # which disk is in each
+        self._there = tuple(self.slots)
 
     def luns(self, node: str) -> tuple[int, ...]:
         """What a controller sees."""
@@ -51,9 +51,17 @@ class Fabric:
 
     def changed(self) -> None:
         """Cables or disks were pulled or plugged."""
-        self._there = tuple(lun for lun in self._all if lun not in self.pulled)
+        self._there = tuple(sorted(lun for lun in self.slots if lun not in self.pulled))
         for watcher in list(self._watchers):
             watcher()
+
+    def replace(self, slot: int) -> None:
+        """Another disk, blank and with another serial, is in the slot."""
+        old = self.slots[slot]
+        for faults in (self.pulled, self.hung, self.refusing):
+            faults.discard(old)
+        self.slots[slot] = self.shelf.replace(old).lun
+        self.changed()
 
     async def command(self, node: str, lun: int, cdb: bytes, data: bytes, timeout_ms: int, tenure: int = 0) -> Reply:
         """Raises TransportError: no answer in time, or the disk is not there."""
@@ -86,7 +94,7 @@ class Fabric:
         node, lun = flight.node, flight.lun
         if self._lost(flight):
             return
-        if lun in self.pulled:
+        if lun in self.pulled or lun not in self.slots:
             self._reply(flight, TransportError(f"disk {lun} is not there"))
             return
         if lun in self.refusing and cdb[0] == Opcode.PERSISTENT_RESERVE_OUT:
@@ -109,7 +117,11 @@ class Fabric:
         self._reply(flight, reply or Reply(scsi.Status.TASK_ABORTED))
 
     def _reset(self, flight: "_Flight") -> None:
-        if not self._lost(flight):
+        if self._lost(flight):
+            return
+        if flight.lun not in self.slots:
+            self._reply(flight, TransportError(f"disk {flight.lun} is not there"))
+        else:
             self.shelf.lun_reset(flight.node, flight.lun)
             self._reply(flight, Reply(scsi.Status.GOOD))
 
@@ -166,9 +178,7 @@ class Source:
         self._node = node
         self._seen: tuple[int, ...] = ()
         self._disks: dict[str, Disk] = {}
-        self._all = {
-            disk.lun: Disk(disk.serial, (Path(fabric, node, disk.lun, disk.serial),)) for disk in fabric.shelf.disks
-        }
+        self._met: dict[int, Disk] = {}
 
     async def start(self) -> None: ...
 
@@ -178,8 +188,15 @@ class Source:
         luns = self._fabric.luns(self._node)
         if luns != self._seen:
             self._seen = luns
-            self._disks = {disk.serial: disk for disk in (self._all[lun] for lun in luns)}
+            self._meet()
+            self._disks = {disk.serial: disk for disk in (self._met[lun] for lun in luns)}
         return self._disks
+
+    def _meet(self) -> None:
+        for disk in self._fabric.shelf.disks:
+            if disk.lun not in self._met:
+                path = Path(self._fabric, self._node, disk.lun, disk.serial)
+                self._met[disk.lun] = Disk(disk.serial, (path,))
 
     def on_change(self, listener: Callable[[], None]) -> None: ...
 

@@ -6,7 +6,7 @@
     cable           heartbeat, a LAN cable, a cable to the shelf: out and in again, once or flapping
     loss            one direction of a wire loses everything; the carrier stays
     delay           a wire is slow, or lets datagrams overtake one another; the way to the disks is slow
-    disk            a disk fails, hangs, is pulled, or refuses reservation commands
+    disk            a disk fails, hangs, is pulled, replaced by a blank one, or refuses reservation commands
     shelf           the target restarts and has forgotten every reservation
     pool            importing fails, hangs or takes long; exporting hangs; services do not start or stop
     keeper          fenced is not started again
@@ -117,6 +117,8 @@ def _disk(draw: Draw) -> Lines:
             ("refuse-disk", "accept-disk"),
         ]
     )
+    if begin == "pull-disk" and draw.rng.random() < 0.4:
+        end = "replace-disk"
     return [(0, f"{begin} {disk}"), (span_ms, f"{end} {disk}")]
 
 

@@ -90,6 +90,11 @@ class Oracles:
         if key or lun not in self._forgotten:
             self._holder_on[lun] = _owner(key) if key else _NOBODY
 
+    def disk_removed(self, lun: int) -> None:
+        """It does not come back: nobody holds it any more."""
+        for by_disk in (self._holder_on, self._tenure_on, self._admitted_ms):
+            by_disk.pop(lun, None)
+
     def target_restarted(self) -> None:
         """A target without APTPL has forgotten all reservations.
 

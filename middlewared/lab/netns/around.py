@@ -130,6 +130,9 @@ class Namespaces:
         if pulled:
             raise LabError("this target shows its disks to both controllers alike: use fail-disk, or cut disks-a|b")
 
+    async def replace_disk(self, lun: int) -> int:
+        raise LabError("the disks of this target are files that stay: replace one in the lab without --netns")
+
     async def restart_shelf(self) -> None:
         await self._target.kill()
         await self._start_target()

@@ -55,6 +55,13 @@ CASES: list[tuple[str, Changes, Changes, str]] = [
         {"disks": ()},
         "disks only A sees: d10, d11, d12, d13, d14, d15, d16, d17 and 22 more",
     ),
+    ("MISMATCH_DISKS", {"too_few_disks": True}, {}, "more than a tenth do not answer A"),
+    (
+        "MISMATCH_DISKS",
+        {"disks": ("d1", "d2", "d3")},
+        {"too_few_disks": True},
+        "disks only A sees: d3; more than a tenth do not answer B",
+    ),
     ("MISMATCH_VERSIONS", {}, {"version": "1.1"}, "A runs 1.0, B runs 1.1"),
     ("MISMATCH_NICS", {}, {"nics": ("eth0", "hb0")}, "interfaces only A has: eth1"),
     (

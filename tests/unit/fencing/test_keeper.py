@@ -152,6 +152,46 @@ async def test_a_rehearsal_reads_and_changes_nothing(site: Site, driver: FencedD
         await driver.rehearse()
 
 
+async def test_a_disk_that_is_gone_counts_until_the_holder_forgets_it(site: Site, driver: FencedDriver) -> None:
+    reset = Noted()
+    keeper = site.keeper("a", reset)
+    await keeper.start()
+    await driver.start()
+    await driver.acquire(force=False)
+    assert site.server.replace(3) == 12
+    state = await until(driver, lambda state: state.disks_total == 13 and state.disks_held == 12)
+    assert state.disks_failed == ("S03",), "the new one is held, and the old one missed"
+    await driver.forget(["S03", "S04", "never seen"])
+    state = driver.state()
+    assert (state.disks_total, state.disks_held, state.disks_failed) == (12, 12, ()), "S04 is there, and stays"
+    await keeper.stop()
+    again = site.keeper("a", reset)
+    await again.start()
+    state = await until(driver, lambda state: state.held)
+    assert (state.disks_total, state.disks_failed) == (12, ()), "a keeper that restarts does not look for it either"
+    await again.stop()
+    assert reset.reasons == []
+
+
+async def test_a_standby_forgets_a_disk_and_counts_it_again_when_it_comes_back(
+    site: Site, driver: FencedDriver
+) -> None:
+    keeper = site.keeper("a", Noted())
+    await keeper.start()
+    await driver.start()
+    site.server.pull("a", 3)
+    site.server.pull("a", 4)
+    state = await until(driver, lambda state: state.disks_failed == ("S03", "S04"))
+    assert (state.disks_total, state.too_many_failed) == (12, True)
+    await driver.forget(["S03", "S04"])
+    state = driver.state()
+    assert (state.disks_total, state.disks_failed, state.too_many_failed) == (10, (), False)
+    assert (await driver.rehearse()).result.message == "10 of 10 disks answer"
+    site.server.push("a", 3)
+    await until(driver, lambda state: state.disks_total == 11)
+    await keeper.stop()
+
+
 async def test_driver_waits_for_the_keeper_and_comes_back(site: Site, driver: FencedDriver) -> None:
     await driver.start()
     assert driver.state() == FenceState()
