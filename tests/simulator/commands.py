@@ -29,6 +29,7 @@ from middlewared.auth.identity import Credential
 from middlewared.errors import CallError, ValidationErrors
 from middlewared.lab import properties
 from middlewared.lab.places import LAN_LINKS, LINKS, NODES, LabError
+from middlewared.lab.pool import REDUNDANCY
 from tests.simulator.network import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -137,6 +138,10 @@ def _disk(name: str, *, add: bool) -> "Callable[..., None]":
 
 
 def _replace_disk(world: "World", slot: str) -> None:
+    """Unless so many are blank already that the pool would be lost: then the old one comes back."""
+    if world.blank_disks() >= REDUNDANCY:
+        run(world, f"push-disk {slot}")
+        return
     world.oracles.disk_removed(world.fabric.slots[int(slot)])
     world.fabric.replace(int(slot))
 

@@ -11,7 +11,7 @@ from typing import Any
 from middlewared.bus import Event as BusEvent
 from middlewared.lab.files import fill
 from middlewared.lab.places import LAN_LINKS, NODES
-from middlewared.lab.pool import RING_LBA, label
+from middlewared.lab.pool import RING_LBA, label, unpack
 from middlewared.lab.shelf import STANDARD, Shelf, ShelfDisk, Target
 from middlewared.plugins.failover.actions import Action
 from middlewared.plugins.failover.engine import next_wake_ms
@@ -105,6 +105,10 @@ class World:
         await store.write(fill)
         await store.begin_epoch()
         await store.close()
+
+    def blank_disks(self) -> int:
+        """How many are no members of the pool (yet)."""
+        return sum(not unpack(self.shelf._units[lun].blocks.get(0, b"")) for lun in self.fabric.slots)
 
     def power_on(self) -> None:
         for controller in self.controllers.values():
