@@ -84,8 +84,8 @@ class Process:
         if not self.alive:
             return
         self.alive = False
-        self.waiting.clear()
         self.loop.bury()
+        self.waiting.clear()
         for tell in self.on_death:
             tell()
 
@@ -137,6 +137,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             process = handle.context.get(PROCESS)
             if process is not None:
                 if not process.alive:
+                    self._graveyard.append(handle.callback)  # perhaps the first step of a task
                     continue
                 if process.stops:
                     process.waiting.append(handle)
@@ -161,14 +162,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         told, sys.unraisablehook = sys.unraisablehook, lambda unraisable: None
         asyncio._set_running_loop(self)
         try:
-            for waiting in (self.ready, self._timers, self._graveyard):
-                waiting.clear()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # coroutines that never began
+                for waiting in (self.ready, self._timers, self._graveyard):
+                    waiting.clear()
                 gc.collect()
                 self.ready.clear()
                 gc.collect()  # what the first round's `finally` began
-            self.ready.clear()
+                self.ready.clear()
         finally:
             asyncio._set_running_loop(None)
             sys.unraisablehook = told

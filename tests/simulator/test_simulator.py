@@ -1,5 +1,10 @@
 """The simulator itself: what it shows must be repeatable, and its oracles must be able to object."""
 
+import asyncio
+import gc
+import logging
+import sys
+
 import pytest
 
 from tests.simulator import commands, rehearse
@@ -77,6 +82,43 @@ def test_a_mistyped_command_is_refused(line: str) -> None:
     with pytest.raises(commands.CommandError):
         commands.run(world, line)
     world.close()
+
+
+def test_no_more_disks_are_replaced_than_the_pool_can_spare() -> None:
+    world = settled()
+    world.do("kill a")
+    world.do("kill b")  # nobody takes a new disk into the pool
+    for slot in ("0", "1", "2"):
+        world.do(f"pull-disk {slot}")
+        world.do(f"replace-disk {slot}")
+    assert [disk.serial for disk in world.shelf.disks] == ["D02", "D03", "D00-1", "D01-2"]
+    assert not world.fabric.pulled
+    world.do("boot a")
+    assert world.run_until(lambda: world.role("a") == "MASTER", 20_000)
+    assert world.run_until(lambda: world.blank_disks() == 0, 5000)
+    world.close()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_who_is_killed_leaves_no_coroutine_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that was begun while its process stood still, or was dead."""
+    monkeypatch.setattr(
+        logging.root.manager, "disable", logging.CRITICAL
+    )  # what is logged would be kept, and its frames
+    world = settled()
+    world.do("freeze a")
+    process = world.controllers["a"].process("daemon")
+    assert process is not None
+    said: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: said.append(str(unraisable.exc_value)))
+    world.do("write a")
+    world.do("kill a")
+    process.start(asyncio.sleep(1))
+    world.run_ms(1000)
+    del process
+    world.close()
+    gc.collect()
+    assert said == []
 
 
 def test_quiet_time_is_skipped_and_counts() -> None:
