@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.lab import Lab, check_ledger, processes, run
+from support.lab import Lab, check_ledger, run, running
 
 from middlewared.lab.places import Places
 
@@ -34,19 +34,10 @@ def lab_directory(lab_addresses: None) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def running_lab(lab_addresses: None) -> Iterator[Places]:
     """One lab for all tests of a module; at its end no write may have gone past the reservations."""
-    directory = Path(tempfile.mkdtemp(prefix="mw-lab-"))
-    started = run("up", "--detach", directory=directory)
-    places = Places(directory)
-    if started.returncode != 0:
-        logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in sorted(directory.rglob("*.log")))
-        run("down", directory=directory)
-        pytest.fail(f"the lab does not start: {started.stderr}\n{logs}")
-    yield places
-    ended = run("down", directory=directory)
-    assert ended.returncode == 0, ended.stderr
-    assert processes(directory) == []
+    with running() as places:
+        yield places
     assert check_ledger(places) > 0
-    shutil.rmtree(directory)
+    shutil.rmtree(places.directory)
 
 
 @pytest.fixture

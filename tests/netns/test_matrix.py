@@ -6,13 +6,11 @@ all: nothing that was acknowledged is lost, and nobody wrote out of turn (the le
 
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from support.lab import Lab, processes, run
+from support.lab import Lab, running
 from support.netns import Machine
 
 from middlewared.lab import ledger
@@ -31,19 +29,10 @@ def other(node: str) -> str:
 @pytest.fixture(scope="module")
 def namespace_lab(can_make_namespaces: None) -> Iterator[Places]:
     """One lab for the whole matrix; at its end the ledger has to be right."""
-    directory = Path(tempfile.mkdtemp(prefix="mw-ns-"))
-    started = run("up", "--netns", "--detach", directory=directory)
-    places = Places(directory, NETNS)
-    if started.returncode != 0:
-        logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in sorted(directory.rglob("*.log")))
-        run("down", directory=directory)
-        pytest.fail(f"the lab does not start: {started.stderr}\n{logs}")
-    yield places
-    ended = run("down", directory=directory)
-    assert ended.returncode == 0, ended.stderr
-    assert processes(directory) == []
+    with running("--netns", layout=NETNS) as places:
+        yield places
     check_ledger(places)
-    shutil.rmtree(directory)
+    shutil.rmtree(places.directory)
 
 
 def check_ledger(places: Places) -> None:

@@ -5,8 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from middlewared.client import Client, ClientError
 from middlewared.errors import CallError
-from middlewared.lab.places import NODES, PASSWORD, USER, Places
+from middlewared.lab.places import LOOPBACK, NODES, PASSWORD, USER, Layout, Places
 from middlewared.lab.properties import PROPERTIES
 from middlewared.lines import LineClient
 
@@ -40,6 +41,22 @@ def processes(directory: Path) -> list[str]:
                 if any(str(directory) in word for word in words) and int(entry.name) != os.getpid():
                     found.append(" ".join(words))
     return found
+
+
+@contextmanager
+def running(*words: str, layout: Layout = LOOPBACK) -> Iterator[Places]:
+    """A lab of its own, in an empty folder with a short name. It has to end by itself, and to leave no process."""
+    directory = Path(tempfile.mkdtemp(prefix="mw-lab-"))
+    try:
+        started = run("up", *words, "--detach", directory=directory)
+        if started.returncode != 0:
+            logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in sorted(directory.rglob("*.log")))
+            pytest.fail(f"the lab does not start: {started.stderr}\n{logs}")
+        yield Places(directory, layout)
+    finally:
+        ended = run("down", directory=directory)
+    assert ended.returncode == 0, ended.stderr
+    assert processes(directory) == []
 
 
 class Lab:
