@@ -27,6 +27,7 @@ from middlewared.plugins.failover.publisher import Publisher
 from middlewared.plugins.failover.runner import Runner
 from middlewared.plugins.failover.state import Config, Limits, Lost, PeerView, Phase, Role, State
 from middlewared.plugins.failover.sync import ConfigSync
+from middlewared.plugins.failover.unfinished import UnfinishedFile
 from middlewared.plugins.failover.wire import from_wire
 from middlewared.plugins.failover.worker import Worker
 from middlewared.ports import PortError, VrrpInstance
@@ -57,8 +58,16 @@ class FailoverController:
         self.on_step: Callable[[State, Event, State], None] = lambda before, event, after: None  # for the history
         self.observer = Observer(settings, ports, context.store)
         limits = _limits(context)
-        worker = Worker(self._node, ports, context.store, context.peer, context.alerts, limits.services_ms)
-        self.runner = Runner(ports, worker, limits, self._stepped)
+        self.worker = Worker(
+            self._node,
+            ports,
+            context.store,
+            context.peer,
+            context.alerts,
+            limits.services_ms,
+            UnfinishedFile(Path(settings.run_dir) / "services-unfinished"),
+        )
+        self.runner = Runner(ports, self.worker, limits, self._stepped)
         self.publisher = Publisher(context.bus, context.peer, context.alerts)
         kept = Path(settings.state_dir) / "kept"
         self.sync = ConfigSync(context.store, context.peer, context.alerts, self.mine, lambda: self.other, kept)
@@ -186,7 +195,10 @@ class FailoverController:
             alerts.set("failover.error", "CRITICAL", f"The last takeover failed here: {after.error}", self._node)
         if after.role is Role.MASTER and before.role is not Role.MASTER:
             alerts.clear("failover.error")
-            self._spawn(self._lead(self._begin_epoch(restarted=before.role is Role.BOOTING)))
+            restarted = before.role is Role.BOOTING
+            self._spawn(self._lead(self._begin_epoch(restarted=restarted)))
+            if restarted:
+                self.worker.go_on()
         if (before.role is Role.MASTER) != (after.role is Role.MASTER):
             self._configure_speaker()
         if before.role is Role.MASTER and after.role is not Role.MASTER:

@@ -10,6 +10,7 @@ from middlewared.errors import CallError
 from middlewared.peer.link import PeerLink
 from middlewared.plugins.failover.events import Done
 from middlewared.plugins.failover.state import Phase
+from middlewared.plugins.failover.unfinished import Unfinished
 from middlewared.ports import FenceCode, PortError, Ports
 from middlewared.store.database import Store
 
@@ -22,10 +23,21 @@ _ORDERS = "SELECT name, start_order FROM service_config"
 class Worker:
     """One coroutine a phase. A failure is a sentence in Done, never an exception.
 
-    `services_ms`: the deadline of STARTING and STOPPING, of which each group of services gets its share.
+    `services_ms`: the deadline of STARTING and STOPPING, of which each group of services gets its share. `unfinished`
+    outlives this daemon.
     """
 
-    def __init__(self, node: str, ports: Ports, store: Store, peer: PeerLink, alerts: Alerts, services_ms: int) -> None:
+    def __init__(
+        self,
+        node: str,
+        ports: Ports,
+        store: Store,
+        peer: PeerLink,
+        alerts: Alerts,
+        services_ms: int,
+        unfinished: Unfinished,
+    ) -> None:
+        self.unfinished = unfinished
         self._node = node
         self._ports = ports
         self._store = store
@@ -104,18 +116,25 @@ class Worker:
         return failures
 
     async def _open(self) -> str:
+        self.unfinished.note()
         await self._ports.firewall.allow()
         self._later = asyncio.create_task(self._start_the_rest())
         return ""
+
+    def go_on(self) -> None:
+        """In a daemon that was restarted on a MASTER: what the former one had yet to start."""
+        if self.unfinished.noted:
+            self._later = asyncio.create_task(self._start_the_rest())
 
     async def _start_the_rest(self) -> None:
         try:
             await self._start(critical=False)
         except Exception:
             log.exception("services that are not critical were not started")
+        self.unfinished.strike()
 
     async def stop(self) -> None:
-        """Start nothing more; what is under way at the service manager goes on."""
+        """Start nothing more; what is under way at the service manager goes on, what is not is the next daemon's."""
         if self._later is not None:
             self._later.cancel()
             await asyncio.gather(self._later, return_exceptions=True)
@@ -128,6 +147,7 @@ class Worker:
     async def _stop_services(self) -> str:
         """All that run or may run, the last started first: they keep pools busy."""
         await self.stop()
+        self.unfinished.strike()
         orders = {row["name"]: row["start_order"] for row in self._store.query(_ORDERS)}
         running = [name for name, up in self._ports.services.states().items() if up]
         running.sort(key=lambda name: -orders.get(name, 0))

@@ -41,6 +41,32 @@ async def test_a_restart_of_the_keeper_moves_nothing(lab: Lab, node: str) -> Non
     assert not any("went down" in text for _, text in lab.news)
 
 
+async def test_a_daemon_killed_while_services_start_starts_the_rest(lab: Lab) -> None:
+    """Traffic is let in when the critical ones run; the others follow, whatever becomes of the daemon."""
+    await lab.until_healthy(master="a")
+    await lab.call("a", "service.update", "nfs", {"critical": False})
+
+    async def copied() -> bool:
+        return await lab.call("b", "service.query", [["service", "=", "nfs"], ["critical", "=", False]], {}) != []
+
+    async def nfs_runs() -> bool:
+        return await lab.call("b", "service.query", [["service", "=", "nfs"], ["state", "=", "RUNNING"]], {}) != []
+
+    await lab.until("B has the change", copied)
+    await lab.set_property("b", "service_start_ms", "2000")
+    before = await pid(lab, "b", "middlewared")
+    await lab.tell("kill", node="a")
+    await lab.until_roles(b="MASTER")
+    assert not await nfs_runs()
+    await lab.tell("restart-daemon", node="b")
+    await until_restarted(lab, "b", "middlewared", before)
+    await lab.until_roles(b="MASTER")
+    await lab.until("nfs runs on B", nfs_runs)
+    await lab.tell("boot", node="a")
+    await lab.until_healthy()
+    await lab.call("b", "service.update", "nfs", {"critical": True})
+
+
 async def test_both_booting_at_once_make_one_master(lab: Lab) -> None:
     for node in ("a", "b"):
         await lab.tell("kill", node=node)

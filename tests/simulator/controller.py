@@ -56,6 +56,19 @@ class BootMemory:
         self._tenure = None
 
 
+class BootNote:
+    """A file in /run (failover.unfinished.Unfinished): gone with the power."""
+
+    def __init__(self) -> None:
+        self.noted = False
+
+    def note(self) -> None:
+        self.noted = True
+
+    def strike(self) -> None:
+        self.noted = False
+
+
 class _Power(Power):
     def __init__(self, controller: "Controller") -> None:
         self._controller = controller
@@ -125,6 +138,7 @@ class Daemon:
         )
         failover = self.failover = Failover(context, self._open_history)
         failover.controller.wall_s = here.wall_s
+        failover.controller.worker.unfinished = here.unfinished
         failover.controller.sync.keep_aside, failover.controller.sync.kept_files = here.disk.keep, here.disk.kept
         peer.serve_call = self._serve_peer
         world.attach(self)
@@ -183,6 +197,7 @@ class Controller:
         self.keeper: Keeper | None = None
         self.daemon: Daemon | None = None
         self.memory = BootMemory()
+        self.unfinished = BootNote()
         self.boots = 0
         self.stopped: dict[str, Process] = {}  # processes that a fault made stand still
         self._processes: dict[str, Process] = {}
@@ -200,7 +215,7 @@ class Controller:
             return
         self.powered, self.halting = True, False
         self.boots += 1
-        self.memory = BootMemory()
+        self.memory, self.unfinished = BootMemory(), BootNote()
         self._restart_ms.clear()
         process = self._spawn("kernel")
         process.start(self._boot(process))

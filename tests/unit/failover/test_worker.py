@@ -1,6 +1,7 @@
 """Services around a takeover: their order, their share of the time, and what their failure is worth."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from middlewared.alerts import Alerts
 from middlewared.bus import Bus
 from middlewared.plugins.failover.events import Done
 from middlewared.plugins.failover.state import Phase
+from middlewared.plugins.failover.unfinished import UnfinishedFile
 from middlewared.plugins.failover.worker import Worker
 from middlewared.ports import PortError
 from middlewared.store.database import Store
@@ -69,11 +71,12 @@ class Machine:
 
 
 class Site:
-    def __init__(self, store: Store, services_ms: int = 60_000) -> None:
+    def __init__(self, store: Store, services_ms: int = 60_000, note: Path | None = None) -> None:
         self.machine = Machine()
         self.alerts = Alerts(Bus(), store)
         ports = cast(Any, type("Ports", (), {"services": self.machine, "firewall": self.machine}))
-        self.worker = Worker("A", ports, store, cast(Any, None), self.alerts, services_ms)
+        unfinished = UnfinishedFile(note or Path(os.devnull, "nowhere"))
+        self.worker = Worker("A", ports, store, cast(Any, None), self.alerts, services_ms, unfinished)
 
     async def perform(self, phase: Phase) -> Done:
         return await self.worker.perform(1, phase, forced=False)
@@ -148,6 +151,39 @@ async def test_nothing_is_started_any_more_while_they_stop(store: Store) -> None
     await site.perform(Phase.OPENING)
     await site.machine.until("start index")
     assert (await site.perform(Phase.STOPPING)).ok
+    assert site.machine.log == ["open", "start index"]
+
+
+async def test_a_daemon_that_is_restarted_starts_what_the_former_one_had_yet_to_start(
+    store: Store, tmp_path: Path
+) -> None:
+    note = tmp_path / "unfinished"
+    first = Site(store, note=note)
+    first.machine.hanging = {"index"}
+    await first.perform(Phase.OPENING)
+    await first.machine.until("start index")
+    await first.worker.stop()  # as an upgrade does; a kill leaves the same behind
+    second = Site(store, note=note)
+    second.worker.go_on()
+    await second.machine.until("mail runs")
+    async with asyncio.timeout(20):
+        while note.exists():
+            await asyncio.sleep(0)
+    third = Site(store, note=note)
+    third.worker.go_on()
+    await asyncio.sleep(0)
+    assert third.machine.log == [], "what an administrator stops meanwhile stays so"
+    await second.worker.stop()
+
+
+async def test_what_is_given_up_is_not_gone_on_with(store: Store, tmp_path: Path) -> None:
+    site = Site(store, note=tmp_path / "unfinished")
+    site.machine.hanging = {"index"}
+    await site.perform(Phase.OPENING)
+    await site.machine.until("start index")
+    await site.perform(Phase.STOPPING)
+    site.worker.go_on()
+    await asyncio.sleep(0)
     assert site.machine.log == ["open", "start index"]
 
 
