@@ -398,6 +398,10 @@ class BlockDeviceWatch:
                 for listener in self._listeners:
                     listener()
 
+    def stir(self) -> None:
+        """Look again soon, as if the kernel had said something."""
+        self._stirred.set()
+
     async def look(self) -> tuple[BlockDevice, ...]:
         """The disks as they are now, also before `start`. Raises PortError.
 

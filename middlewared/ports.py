@@ -178,6 +178,9 @@ class Dataset:
 class Disks(Protocol):
     def disks(self) -> Sequence[Disk]: ...
 
+    def look(self) -> None:
+        """Look again soon: the other controller sees other disks than before."""
+
     def on_change(self, listener: Listener) -> None: ...
 
 
@@ -188,6 +191,9 @@ class Pools(Protocol):
         While an import is under way, also one that a dead process began, this waits or raises: it never says "not
         imported" of a pool that may be imported in a moment.
         """
+
+    def look(self) -> None:
+        """Read the labels on the disks again soon: the other controller has other pools or disks than before."""
 
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now, a sentence; empty when it could. Only reads the disks."""

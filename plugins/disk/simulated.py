@@ -21,5 +21,8 @@ class SimulatedDisks(Disks):
             )
         return self._disks
 
+    def look(self) -> None:
+        """Nothing: the lab's kernel misses no news."""
+
     def on_change(self, listener: Listener) -> None:
         self._machine.on_change("disks", listener)

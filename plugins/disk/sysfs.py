@@ -28,6 +28,9 @@ class SysfsDisks(Disks):
             if device.shared and (paths := reachable_paths(device))
         ]
 
+    def look(self) -> None:
+        self._watch.stir()
+
     def on_change(self, listener: Listener) -> None:
         self._watch.on_change(listener)
 

@@ -241,6 +241,9 @@ class FailoverController:
         except ValueError as error:
             log.error("%s", error)
             return
+        if other.role is Role.MASTER and (self.other is None or _shown(other) != _shown(self.other)):
+            self._ports.disks.look()
+            self._ports.pools.look()
         self.other = other
         master = other.role in (Role.MASTER, Role.TAKING, Role.YIELDING)
         if other.role is Role.MASTER:
@@ -263,6 +266,11 @@ class FailoverController:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a background task of failover failed", exc_info=task.exception())
+
+
+def _shown(facts: Facts) -> object:
+    """What of a MASTER's pools and disks a standby sees, too, if it looks."""
+    return facts.disks, {pool.guid for pool in facts.pools}
 
 
 def _limits(context: Context) -> Limits:

@@ -26,6 +26,9 @@ class SimulatedPools(Pools):
             for row in rows
         ]
 
+    def look(self) -> None:
+        """Nothing: the lab's pool is known as soon as its disks are seen."""
+
     async def trouble(self, guid: str) -> str:
         return str(await self._machine.call("pool_trouble", guid=guid))
 

@@ -33,7 +33,7 @@ class Timing:
 
     poll_ms: int = 1_000  # the kernel's list, by which changes are noticed
     sizes_ms: int = 15_000
-    scan_ms: int = 30_000  # the labels of all disks: a new pool is known to the standby this late
+    scan_ms: int = 30_000  # the labels of all disks, also where nothing says that a pool is new
     import_wait_ms: int = 5_000  # how long `pools` waits for an import under way, then it raises
 
 
@@ -108,6 +108,9 @@ class ZfsPools(Pools):
         here = {pool.guid for pool in imported}
         known = (self._known or {}).items()
         return [*imported, *(Pool(item.name, guid, False, "OFFLINE") for guid, item in known if guid not in here)]
+
+    def look(self) -> None:
+        self._rescan.set()
 
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now; empty also when it is imported. Raises PortError."""
@@ -389,7 +392,10 @@ class ZfsPools(Pools):
             if await self._states():
                 self._sizes = await self._commands.sizes()
             if scan:
+                before = sorted(self._known or {})
                 await self._scan()
+                if sorted(self._known or {}) != before:
+                    self._tell()
         except PortError as error:
             log.warning("pools: %s", error)
 

@@ -263,6 +263,22 @@ async def test_a_disk_that_is_plugged_in_is_seen(host: FakeHost) -> None:
         await watch.stop()
 
 
+async def test_what_no_event_told_is_seen_when_somebody_says_so(host: FakeHost) -> None:
+    two_paths(host)
+    watch = BlockDeviceWatch(host.root, settle_ms=1, poll_ms=600_000, open_uevents=Kernel().open)
+    changed = asyncio.Event()
+    watch.on_change(changed.set)
+    await watch.start()
+    try:
+        host.gone("sdb")
+        watch.stir()
+        async with asyncio.timeout(30):
+            await changed.wait()
+        assert [len(disk.paths) for disk in watch.devices] == [1]
+    finally:
+        await watch.stop()
+
+
 async def test_what_no_event_told_is_seen_by_the_poll(host: FakeHost) -> None:
     two_paths(host)
     watch = BlockDeviceWatch(host.root, settle_ms=1, poll_ms=10, open_uevents=Kernel().open)

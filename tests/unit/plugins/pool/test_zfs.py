@@ -76,6 +76,22 @@ async def test_sizes_come_later_and_a_change_is_told(zfs: FakeZfs, driver: ZfsPo
         await driver.stop()
 
 
+async def test_a_new_pool_is_told_as_soon_as_somebody_says_that_there_is_one(zfs: FakeZfs, driver: ZfsPools) -> None:
+    """The next look by itself would be in ten minutes."""
+    changed = asyncio.Event()
+    await driver.start()
+    try:
+        await until(lambda: driver._known == {})
+        driver.on_change(changed.set)
+        tank(zfs)
+        driver.look()
+        async with asyncio.timeout(30):
+            await changed.wait()
+        assert await driver.pools() == [EXPORTED]
+    finally:
+        await driver.stop()
+
+
 async def test_without_the_module_it_does_not_start(host: FakeHost, commands: ZfsCommands, driver: ZfsPools) -> None:
     (host.root / "proc/spl/kstat/zfs").rmdir()
     with pytest.raises(PortError, match="modprobe zfs"):
