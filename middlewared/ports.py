@@ -5,7 +5,7 @@ PortError with a sentence for a human when the machine refuses or does not answe
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -218,6 +218,9 @@ class Pools(Protocol):
 
     def hold_keys(self, keys: Mapping[str, str]) -> None:
         """Keys by dataset for `import_pool`, in place of those held before. They are kept in memory only."""
+
+    def keys_held(self) -> Collection[str]:
+        """The datasets whose keys `hold_keys` gave."""
 
     def on_change(self, listener: Listener) -> None: ...
 

@@ -16,6 +16,7 @@ from middlewared.plugins.failover.history import History, OpenHistory, Remembers
 from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
 from middlewared.plugins.failover.state import Role
+from middlewared.ports import PortError
 from middlewared.rpc import query
 from middlewared.store.database import Transaction
 
@@ -137,13 +138,22 @@ class Failover(Plugin):
         mine = self.controller.mine()
         if mine.role not in (Role.MASTER, Role.YIELDING) or call.credential.kind == "NODE":
             async with self._rehearsing:
-                seen = await rehearsal.look(self.context.ports, self.context.store)
+                seen = await rehearsal.look(self.context.ports, self.context.store, self._encrypted_there())
             return rehearsal.result(mine.node, rehearsal.checks(mine, self.controller.other, seen))
         try:
             answer = await self.context.peer.call("failover.rehearse", [], timeout_s=_REHEARSE_TIMEOUT_S)
         except CallError as error:
             return rehearsal.unreachable(mine, str(error))
         return dict(answer)
+
+    async def _encrypted_there(self) -> list[dict[str, Any]]:
+        """The encrypted datasets of the other controller's imported pools; none while it cannot be reached."""
+        if self.controller.other is None:
+            return []
+        try:
+            return list(await self.context.peer.call("pool.dataset.encryption", [], timeout_s=rehearsal.PORT_TIMEOUT_S))
+        except CallError as error:
+            raise PortError(f"the other controller cannot tell its encrypted datasets: {error}") from error
 
     # -------------------------------------------------------------------------------------- configuration
 

@@ -4,8 +4,8 @@
 """
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from middlewared.plugins.failover.facts import Facts
@@ -15,6 +15,7 @@ from middlewared.store.database import Store
 
 PORT_TIMEOUT_S = 5.0  # for each question to the machine
 
+_TOLERATED = ("disk", "dataset")  # by a takeover
 _CABLES = "Check the cables to the shelf, and the disk itself."
 
 
@@ -37,22 +38,40 @@ class Seen:
     pools: Mapping[str, str] | str  # why each could not be imported, by name; empty text: it could
     services: Mapping[str, bool]  # the enabled ones: whether the machine has them
     open: bool | str  # traffic to the virtual addresses is let in
+    datasets: Mapping[str, "Locks"] | str = field(default_factory=dict)  # with a key that has to be given, by name
 
 
-async def look(ports: Ports, store: Store) -> Seen:
-    """Ask everything at once, each with a deadline."""
-    fence, pools, is_open = await asyncio.gather(
-        _answer(ports.fencing.rehearse()), _answer(_pools(ports)), _answer(ports.firewall.allowed())
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """An encrypted dataset that opens by a key which somebody has given."""
+
+    locked: bool  # on the controller that has its pool imported
+    key_held: bool  # here
+
+
+async def look(ports: Ports, store: Store, encrypted: Awaitable[Sequence[Mapping[str, Any]]]) -> Seen:
+    """Ask everything at once, each with a deadline. `encrypted`: the other's answer to `pool.dataset.encryption`."""
+    fence, pools, is_open, datasets = await asyncio.gather(
+        _answer(ports.fencing.rehearse()),
+        _answer(_pools(ports)),
+        _answer(ports.firewall.allowed()),
+        _answer(_datasets(ports, encrypted)),
     )
     enabled = store.query("SELECT name FROM service_config WHERE enabled = 1 ORDER BY name")
     known = ports.services.states()
-    return Seen(fence, pools, {row["name"]: row["name"] in known for row in enabled}, is_open)
+    return Seen(fence, pools, {row["name"]: row["name"] in known for row in enabled}, is_open, datasets)
 
 
 async def _pools(ports: Ports) -> dict[str, str]:
     pools = await ports.pools.pools()
     troubles = await asyncio.gather(*(ports.pools.trouble(pool.guid) for pool in pools))
     return {pool.name: trouble for pool, trouble in zip(pools, troubles, strict=True)}
+
+
+async def _datasets(ports: Ports, encrypted: Awaitable[Sequence[Mapping[str, Any]]]) -> dict[str, Locks]:
+    """Those whose key lies in a file are left out: a takeover reads that."""
+    rows, held = await encrypted, ports.pools.keys_held()
+    return {row["id"]: Locks(row["locked"], row["id"] in held) for row in rows if row["key_location"] == "prompt"}
 
 
 async def _answer(question: Any) -> Any:
@@ -67,11 +86,13 @@ async def _answer(question: Any) -> Any:
 
 
 def result(node: str, found: list[Check]) -> dict[str, Any]:
-    """The answer of `failover.rehearse`. Single disks do not decide: the check `disks`, on all of them, does."""
+    """The answer of `failover.rehearse`. Single disks do not decide: the check `disks`, on all of them, does. Nor do
+    datasets: a takeover comes about without them.
+    """
     failed = [check for check in found if not check.ok]
     return {
         "node": node,
-        "would_work": all(check.name == "disk" for check in failed),
+        "would_work": all(check.name in _TOLERATED for check in failed),
         "failures": [f"{check.name} {check.subject}: {check.detail}" for check in failed],
         "checks": [asdict(check) for check in found],
     }
@@ -95,6 +116,7 @@ def checks(mine: Facts, other: Facts | None, seen: Seen) -> list[Check]:
         _configuration(mine, other),
         *_disks(seen.fence),
         *_pool_checks(seen.pools),
+        *_dataset_checks(mine.node, seen.datasets),
         *_services(seen.services),
         _traffic(mine, seen.open),
     ]
@@ -206,6 +228,20 @@ def _pool_checks(pools: Mapping[str, str] | str) -> list[Check]:
         )
         for name, trouble in pools.items()
     ]
+
+
+def _dataset_checks(node: str, datasets: Mapping[str, Locks] | str) -> list[Check]:
+    if isinstance(datasets, str):
+        return [Check("dataset", "all", False, datasets, "See the log of the other controller.")]
+    return [_dataset(node, name, locks) for name, locks in sorted(datasets.items())]
+
+
+def _dataset(node: str, name: str, locks: Locks) -> Check:
+    if locks.key_held:
+        return Check("dataset", name, True, f"{node} holds its key")
+    now = "is locked, and stays so" if locks.locked else "is open now, and would be locked after a takeover"
+    remedy = f"Give its key on the MASTER, which hands it over: storage pool dataset unlock {name}"
+    return Check("dataset", name, False, f"{now}: {node} does not hold its key", remedy)
 
 
 def _services(services: Mapping[str, bool]) -> list[Check]:

@@ -1,6 +1,6 @@
 """Pools on the lab's shelf, as this controller's simulated kernel has them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from middlewared.machine import SimulatedMachine
 from middlewared.ports import Dataset, Listener, Pool, Pools, PortError
@@ -45,6 +45,9 @@ class SimulatedPools(Pools):
         raise PortError(f"{dataset}: the lab's pool has no encrypted datasets")
 
     def hold_keys(self, keys: Mapping[str, str]) -> None: ...
+
+    def keys_held(self) -> Collection[str]:
+        return ()
 
     def on_change(self, listener: Listener) -> None:
         self._machine.on_change("pools", listener)

@@ -7,7 +7,7 @@ from `zpool import`, read in the background and remembered; commands (commands.p
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -196,6 +196,9 @@ class ZfsPools(Pools):
 
     def hold_keys(self, keys: Mapping[str, str]) -> None:
         self._keys = dict(keys)
+
+    def keys_held(self) -> Collection[str]:
+        return self._keys.keys()
 
     async def unlock(self, dataset: str, key: str) -> None:
         """As the port says; also tells when there is no such encryption root."""

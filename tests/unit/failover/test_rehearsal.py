@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from middlewared.plugins.failover.facts import Facts
-from middlewared.plugins.failover.rehearsal import Check, Seen, checks, result, unreachable
+from middlewared.plugins.failover.rehearsal import Check, Locks, Seen, checks, look, result, unreachable
 from middlewared.plugins.failover.state import Role
-from middlewared.ports import DiskRehearsal, FenceCode, FenceRehearsal, FenceResult, Vrrp
+from middlewared.ports import DiskRehearsal, FenceCode, FenceRehearsal, FenceResult, PortError, Vrrp
 
 FENCE = FenceRehearsal(
     FenceResult(FenceCode.OK, "2 of 2 disks answer"), (DiskRehearsal("d1", holder="A"), DiskRehearsal("d2", holder="A"))
@@ -30,6 +31,72 @@ def test_a_healthy_standby_would_take_over(a: Facts, b: Facts) -> None:
         *("pool", "service", "traffic"),
     ]
     assert {check.remedy for check in found} == {""}
+
+
+def test_a_dataset_whose_key_the_standby_lacks_is_told_and_does_not_decide(a: Facts, b: Facts) -> None:
+    datasets = {"tank/b": Locks(False, False), "tank/a": Locks(True, False), "tank/c": Locks(False, True)}
+    found = checks(b, a, replace(SEEN, datasets=datasets))
+    assert failed(found) == [
+        ("dataset", "tank/a", "is locked, and stays so: B does not hold its key"),
+        ("dataset", "tank/b", "is open now, and would be locked after a takeover: B does not hold its key"),
+    ]
+    assert all("unlock tank/" in check.remedy for check in found if not check.ok)
+    assert [check.detail for check in found if check.subject == "tank/c"] == ["B holds its key"]
+    assert result("B", found)["would_work"]
+    silent = checks(
+        b, a, replace(SEEN, datasets="the other controller cannot tell its encrypted datasets: Call timeout")
+    )
+    assert failed(silent) == [
+        ("dataset", "all", "the other controller cannot tell its encrypted datasets: Call timeout")
+    ]
+
+
+class Standby:
+    """As much of its ports as a rehearsal asks; it holds the keys of one dataset."""
+
+    async def rehearse(self) -> FenceRehearsal:
+        return FENCE
+
+    async def allowed(self) -> bool:
+        return False
+
+    async def trouble(self, guid: str) -> str:
+        return ""
+
+    def states(self) -> dict[str, bool]:
+        return {}
+
+    def keys_held(self) -> set[str]:
+        return {"tank/held"}
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        return []
+
+
+async def test_what_the_other_has_is_compared_with_what_is_held_here() -> None:
+    machine = Standby()
+    pools = SimpleNamespace(pools=no_pools, trouble=machine.trouble, keys_held=machine.keys_held)
+    ports = SimpleNamespace(fencing=machine, firewall=machine, services=machine, pools=pools)
+
+    async def told() -> list[dict[str, Any]]:
+        given = {"key_location": "prompt", "locked": False}
+        return [{"id": "tank/held", **given}, {"id": "tank/other", **given}, {"id": "tank/file", **given, **FILE}]
+
+    seen = await look(cast(Any, ports), cast(Any, machine), told())
+    assert seen.datasets == {"tank/held": Locks(False, True), "tank/other": Locks(False, False)}
+
+    async def refused() -> list[dict[str, Any]]:
+        raise PortError("the other controller cannot tell its encrypted datasets: [EACCES] Not allowed")
+
+    seen = await look(cast(Any, ports), cast(Any, machine), refused())
+    assert seen.datasets == "the other controller cannot tell its encrypted datasets: [EACCES] Not allowed"
+
+
+FILE = {"key_location": "file:///etc/zfs/key"}
+
+
+async def no_pools() -> list[Any]:
+    return []
 
 
 def with_interface(facts: Facts, **changes: Any) -> Facts:
