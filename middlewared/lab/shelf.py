@@ -242,6 +242,9 @@ class Shelf:
     def disks(self) -> tuple[ShelfDisk, ...]:
         return tuple(unit.disk for _, unit in sorted(self._units.items()))
 
+    def __contains__(self, lun: int) -> bool:
+        return lun in self._units
+
     def reservations(self, lun: int) -> Reservations:
         """For tests, the lab's display and the simulator's oracles; initiators use PERSISTENT RESERVE IN."""
         return self._units[lun].reservations

@@ -150,7 +150,7 @@ class ShelfServer:
         if node in self._cut or lun in self._hung:
             await self._swallow(timeout_ms)
             raise LineError("ENODEV", f"disk {lun} did not answer")
-        if (node, lun) in self._pulled:
+        if (node, lun) in self._pulled or lun not in self.shelf:
             raise LineError("ENODEV", f"disk {lun} is not there")
 
     async def _swallow(self, timeout_ms: int) -> None:

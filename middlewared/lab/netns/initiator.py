@@ -68,14 +68,20 @@ class Initiator:
                 reply = await self.execute(int(args["lun"]), cdb, data, _patience(args))
                 return {"status": int(reply.status), "sense": reply.sense.hex(), "data": reply.data.hex()}
             case "lun_reset":
-                await self._unit(int(args["lun"])).lun_reset(_patience(args))
-                return None
+                return await self.lun_reset(int(args["lun"]), _patience(args))
         raise LineError("EINVAL", f"no such operation: {op}")
 
     async def execute(self, lun: int, cdb: bytes, data: bytes, timeout_ms: int) -> Reply:
         """One command. Raises LineError."""
         try:
             return await self._unit(lun).execute(cdb, data, timeout_ms)
+        except TransportError as error:
+            raise LineError("ENODEV", str(error)) from error
+
+    async def lun_reset(self, lun: int, timeout_ms: int) -> None:
+        """Raises LineError."""
+        try:
+            await self._unit(lun).lun_reset(timeout_ms)
         except TransportError as error:
             raise LineError("ENODEV", str(error)) from error
 

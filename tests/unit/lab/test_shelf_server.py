@@ -52,6 +52,22 @@ async def test_commands_and_luns(pair: tuple[Controller, Controller]) -> None:
     assert (answer["status"], bytes.fromhex(answer["data"])) == (scsi.Status.GOOD, BLOCK)
 
 
+async def test_a_replaced_disk_is_gone_and_another_is_there(
+    server: ShelfServer, pair: tuple[Controller, Controller]
+) -> None:
+    a, b = pair
+    server.pull("b", 1)
+    assert server.replace(1) == 3
+    expected = [(0, "S0"), (2, "S2"), (3, "S1-1")]
+    for controller in pair:
+        assert [(row["lun"], row["serial"]) for row in await controller.client.call("luns")] == expected
+        for op in ("scsi", "lun_reset"):
+            with pytest.raises(LineError, match="disk 1 is not there"):
+                await controller.client.call(op, lun=1, cdb=scsi.read_10(0, 1).hex(), data="")
+    assert await b.scsi(3, scsi.write_10(0, 1), BLOCK) == scsi.Status.CHECK_CONDITION, "it has just been switched on"
+    assert await b.scsi(3, scsi.write_10(0, 1), BLOCK) == scsi.Status.GOOD
+
+
 async def test_the_controller_is_the_nexus(pair: tuple[Controller, Controller]) -> None:
     a, b = pair
     await a.scsi(0, *scsi_pr.register_and_ignore(KEY_A))
