@@ -213,6 +213,7 @@ class Pools(Protocol):
     async def unlock(self, dataset: str, key: str) -> None:
         """Load the key of an encryption root and mount what it opens; if it is open, check the key.
 
+        `key`: the passphrase; where `key_format` is raw or hex, 32 bytes as 64 hexadecimal digits or in base64.
         Raises PortError; the message never holds the key.
         """
 

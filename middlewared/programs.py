@@ -20,7 +20,9 @@ class Ended:
     stderr: str
 
 
-async def run(*command: str, timeout_ms: int, stdin: str = "", environment: Mapping[str, str] | None = None) -> Ended:
+async def run(
+    *command: str, timeout_ms: int, stdin: str | bytes = "", environment: Mapping[str, str] | None = None
+) -> Ended:
     """Run a program to its end. Raises PortError when it is not installed, does not end in time, or prints too much."""
     try:
         child = await asyncio.create_subprocess_exec(
@@ -67,11 +69,11 @@ async def _read(stream: asyncio.StreamReader | None) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
-async def _feed(child: asyncio.subprocess.Process, text: str) -> None:
+async def _feed(child: asyncio.subprocess.Process, given: str | bytes) -> None:
     if child.stdin is None:
         return
     with contextlib.suppress(ConnectionError):  # it ended without reading; its status says why
-        child.stdin.write(text.encode())
+        child.stdin.write(given.encode() if isinstance(given, str) else given)
         await child.stdin.drain()
     child.stdin.close()
 

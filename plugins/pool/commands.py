@@ -110,11 +110,11 @@ class ZfsCommands:
         ended = await self._run(*command, timeout_ms=_MOVE_TIMEOUT_MS)
         return "" if ended.status == 0 else _complaint(command, ended)
 
-    async def load_key(self, dataset: str, key: str | None, *, only_check: bool = False) -> None:
-        """Load a key: the given one, which goes through a pipe, or what keylocation leads to."""
+    async def load_key(self, dataset: str, key: bytes | None, *, only_check: bool = False) -> None:
+        """Load a key: the given one (material.py), which goes through a pipe, or what keylocation leads to."""
         prompt = () if key is None else ("-L", "prompt")
         command = (self.zfs, "load-key", *(("-n",) if only_check else ()), *prompt, dataset)
-        ended = await self._run(*command, stdin="" if key is None else f"{key}\n")
+        ended = await self._run(*command, stdin=key or b"")
         if ended.status != 0:
             raise PortError(_complaint(command, ended))
 
@@ -126,7 +126,7 @@ class ZfsCommands:
     def _searched(self) -> Sequence[str]:
         return ("-d", self.devices) if Path(self.devices).is_dir() else ()
 
-    async def _run(self, *command: str, timeout_ms: int = 0, stdin: str = "") -> programs.Ended:
+    async def _run(self, *command: str, timeout_ms: int = 0, stdin: bytes = b"") -> programs.Ended:
         environment = {**_ENVIRONMENT, "PATH": os.environ.get("PATH", _ENVIRONMENT["PATH"])}
         timeout_ms = timeout_ms or self.timeout_ms
         return await programs.run(*command, timeout_ms=timeout_ms, stdin=stdin, environment=environment)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from middlewared.auth.identity import NODE
-from middlewared.errors import CallError, ValidationErrors, not_found
+from middlewared.errors import CallError, ValidationErrors, invalid, not_found
 from middlewared.plugin import Call, Context, Plugin, method
 from middlewared.plugins.pool.keys import KeyRing
+from middlewared.plugins.pool.material import material
 from middlewared.plugins.pool.watcher import DatasetWatcher
 from middlewared.ports import Dataset, Pool, PortError
 from middlewared.rpc import query
@@ -64,8 +65,13 @@ class Datasets(Plugin):
     async def unlock(self, call: Call, id: str, key: str) -> dict[str, Any]:
         """Whether the other controller has the key too; if not, it gets it when it connects."""
         self._refuse_on_standby()
-        if id not in {dataset.name for dataset in await self._roots()}:
+        formats = {dataset.name: dataset.key_format for dataset in await self._roots()}
+        if id not in formats:
             raise not_found(f"No imported pool has an encrypted dataset {id} with a key of its own")
+        try:
+            material(key, formats[id])
+        except ValueError as error:
+            raise invalid("key", str(error)) from error
         try:
             await self.context.ports.pools.unlock(id, key)
         except PortError as error:

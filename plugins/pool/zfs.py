@@ -18,6 +18,7 @@ from middlewared.plugins.pool.commands import Size, ZfsCommands
 from middlewared.plugins.pool.examination import examine
 from middlewared.plugins.pool.known import Known, is_local, merge, nodes, serials_of
 from middlewared.plugins.pool.listing import Importable
+from middlewared.plugins.pool.material import material
 from middlewared.ports import Dataset, Finding, Listener, Pool, Pools, PortError
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,7 @@ class ZfsPools(Pools):
         roots = {found.name: found for found in await self.datasets() if found.has_key}
         if dataset not in roots:
             raise PortError(f"{dataset}: no imported pool has an encrypted dataset of this name with a key of its own")
-        await self._commands.load_key(dataset, key, only_check=not roots[dataset].locked)
+        await self._commands.load_key(dataset, _material(key, roots[dataset]), only_check=not roots[dataset].locked)
         await self._mount()
         self._tell()
 
@@ -225,7 +226,7 @@ class ZfsPools(Pools):
         if key is None and dataset.key_location == "prompt":
             return False
         try:
-            await self._commands.load_key(dataset.name, key)
+            await self._commands.load_key(dataset.name, None if key is None else _material(key, dataset))
         except PortError as error:
             log.error("%s stays locked: %s", dataset.name, error)
             return False
@@ -405,3 +406,10 @@ class ZfsPools(Pools):
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def _material(key: str, dataset: Dataset) -> bytes:
+    try:
+        return material(key, dataset.key_format)
+    except ValueError as error:
+        raise PortError(f"{dataset.name}: {error}") from error

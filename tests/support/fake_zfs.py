@@ -17,6 +17,7 @@ proc/spl/kstat/zfs/ and the entries of running programs in proc/. What a pool mi
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -240,14 +241,26 @@ class Program:
             encryption = ("-", "-", "none", "none")
             if key is not None:
                 status = "available" if dataset.get("open") else "unavailable"
-                encryption = (name, status, "passphrase", dataset.get("location", "prompt"))
+                encryption = (name, status, dataset.get("format", "passphrase"), dataset.get("location", "prompt"))
             mounted = "no" if dataset.get("unmountable") or encryption[1] == "unavailable" else "yes"
             print("\t".join((name, "filesystem", "on", f"/mnt/{name}", mounted, *encryption)))
+
+    def read_key(self, dataset: dict[str, Any]) -> str:
+        """As libzfs does from a pipe: a raw key is all there is to read, any other one a line. Raw: in hexadecimal."""
+        if dataset.get("format") == "raw":
+            raw = sys.stdin.buffer.read()
+            if len(raw) != 32:
+                raise refused(f"Key load error: Raw key too {'long' if len(raw) > 32 else 'short'} (expected 32).", 255)
+            return raw.hex()
+        line = sys.stdin.readline().rstrip("\n")
+        if dataset.get("format") == "hex" and not re.fullmatch("[0-9a-fA-F]{64}", line):
+            raise refused("Key load error: Hex key too short or invalid (expected 64).", 255)
+        return line
 
     def zfs_load_key(self, rest: list[str]) -> None:
         *options, name = rest
         dataset = self.by_name(name.partition("/")[0])["datasets"][name]
-        given = sys.stdin.readline().rstrip("\n") if "prompt" in options else dataset["key"]
+        given = self.read_key(dataset) if "prompt" in options else dataset["key"]
         if dataset.get("open") and "-n" not in options:
             raise refused(f"Key load error: Key already loaded for '{name}'.", 255)
         if given != dataset["key"]:

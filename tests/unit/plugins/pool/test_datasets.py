@@ -33,11 +33,12 @@ class FakePools:
         self.imported = True
         self.locked = True
         self.unmounted = False
+        self.key_format = "passphrase"
         self.held: Mapping[str, str] = {}
         self._listeners: list[Listener] = []
 
     async def datasets(self) -> Sequence[Dataset]:
-        dataset = Dataset("tank/secret", True, self.locked, self.unmounted, "passphrase", "prompt")
+        dataset = Dataset("tank/secret", True, self.locked, self.unmounted, self.key_format, "prompt")
         return [dataset] if self.imported else []
 
     async def unlock(self, dataset: str, key: str) -> None:
@@ -187,6 +188,15 @@ async def test_a_forgotten_key_does_not_come_back(pair: tuple[Controller, Contro
     assert a.pools.held == b.pools.held == {}
     with pytest.raises(ValidationErrors, match="No key of tank/secret is kept"):
         await a.call("pool.dataset.forget_key", "tank/secret")
+
+
+async def test_a_passphrase_is_no_raw_key(pair: tuple[Controller, Controller]) -> None:
+    a, _ = pair
+    a.pools.key_format = "raw"
+    with pytest.raises(ValidationErrors, match="give 32 bytes, as 64 hexadecimal digits or in base64") as told:
+        await a.call("pool.dataset.unlock", "tank/secret", KEY)
+    assert [error[0] for error in told.value.errors] == ["key"]
+    assert (a.pools.held, KEY in str(told.value)) == ({}, False)
 
 
 async def test_a_wrong_key_is_not_kept(pair: tuple[Controller, Controller]) -> None:

@@ -1,6 +1,7 @@
 """The ZFS driver on a fake kernel: lists, imports, exports, and everything that hangs."""
 
 import asyncio
+import base64
 import dataclasses
 import itertools
 
@@ -348,6 +349,33 @@ async def test_unlock(zfs: FakeZfs, driver: ZfsPools) -> None:
     with pytest.raises(PortError, match="Incorrect key"):
         await driver.unlock("tank/secret", "wrong horse")
     assert "horse" not in "\n".join(zfs.commands())
+
+
+RAW = bytes(range(32))
+AS_TEXT = [RAW.hex(), RAW.hex().upper(), base64.b64encode(RAW).decode()]
+
+
+@pytest.mark.parametrize("key_format", ["raw", "hex"])
+@pytest.mark.parametrize("text", AS_TEXT)
+async def test_keys_that_are_no_passphrases(zfs: FakeZfs, driver: ZfsPools, key_format: str, text: str) -> None:
+    tank(zfs, datasets=secret(key=RAW.hex(), format=key_format))
+    driver.hold_keys({"tank/secret": text})
+    await driver.import_pool("17")
+    assert [(one.locked, one.key_format) for one in await driver.datasets()] == [(False, key_format)]
+    await driver.unlock("tank/secret", text)
+    with pytest.raises(PortError, match="Incorrect key"):
+        await driver.unlock("tank/secret", "0" * 64)
+    with pytest.raises(PortError, match=f"tank/secret: the key .* keyformat is {key_format}.: give 32 bytes") as told:
+        await driver.unlock("tank/secret", "correct horse")
+    assert "horse" not in str(told.value)
+    assert text not in "\n".join(zfs.commands())
+
+
+async def test_a_key_that_cannot_be_one_leaves_the_dataset_locked(zfs: FakeZfs, driver: ZfsPools) -> None:
+    tank(zfs, datasets=secret(key=RAW.hex(), format="raw"))
+    driver.hold_keys({"tank/secret": "a passphrase"})
+    await driver.import_pool("17")
+    assert [dataset.locked for dataset in await driver.datasets()] == [True]
 
 
 async def test_a_mount_that_fails_does_not_make_the_key_wrong(
