@@ -75,6 +75,15 @@ class VrrpInstance:
     others: tuple[str, ...] = ()  # and the other controller's. Both known: adverts go between them; else by multicast
 
 
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Another machine on one of our links that uses our virtual router id there."""
+
+    interface: str
+    router_id: int
+    address: str  # that its adverts come from
+
+
 class Interfaces(Protocol):
     """Network interfaces, event-driven; and their configuration, which `apply` alone changes."""
 
@@ -112,6 +121,9 @@ class VirtualIps(Protocol):
 
     async def participate(self, wanted: bool) -> None:
         """False: tell the others (an advert of priority 0), drop all addresses and stay out until True."""
+
+    def strangers(self) -> Sequence[Stranger]:
+        """Who else was heard a moment ago to use one of our virtual router ids."""
 
     def on_change(self, listener: Listener) -> None: ...
 

@@ -125,6 +125,7 @@ class FailoverController:
         self._post_news(Elected(election))
         self._post_news(PoolsChanged(any(pool.imported and pool.suspended for pool in self.observer.pools)))
         self._check_fence()
+        self._alert_strangers()
         self._publish(facts if self.runner.state is state else None)
 
     def _post_news(self, event: Event) -> None:
@@ -138,6 +139,17 @@ class FailoverController:
             self.runner.post(FenceLost())
         if fence.running:
             self._was_held = fence.held
+
+    def _alert_strangers(self) -> None:
+        alerts, found = self._context.alerts, self._ports.virtual_ips.strangers()
+        keys = {f"failover.stranger.{one.interface}.{one.address}": one for one in found}
+        alerts.clear_except("failover.stranger.", list(keys))
+        for key, one in keys.items():
+            text = (
+                f"{one.address} speaks VRRP on {one.interface} with our virtual router id {one.router_id}. Give it "
+                "another id, or change network.router_id_base, to the same number on both controllers."
+            )
+            alerts.set(key, "WARNING", text, self._node)
 
     def _configure_speaker(self) -> None:
         instances = vrrp_instances(self.observer.config, self._node, leading=self.runner.state.role is Role.MASTER)

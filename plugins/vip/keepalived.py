@@ -23,7 +23,8 @@ from middlewared.plugins.vip.keepalived_conf import (
     weight,
 )
 from middlewared.plugins.vip.process import Keepalived, Running
-from middlewared.ports import Finding, Listener, PortError, VirtualIps, Vrrp, VrrpInstance
+from middlewared.plugins.vip.strangers import Strangers
+from middlewared.ports import Finding, Listener, PortError, Stranger, VirtualIps, Vrrp, VrrpInstance
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class KeepalivedVirtualIps(VirtualIps):
         self._fifo = Fifo(directory / "notify", self._on_line)
         self._router_id_base = router_id_base
         self._listeners: list[Listener] = []
+        self._strangers = Strangers(self._changed)
         self._routers: tuple[Router, ...] | None = None  # None: not configured by this process yet
         self._priorities: dict[str, int] = {}  # by interface
         self._apart: frozenset[str] = frozenset()  # interfaces whose two families do not move together yet
@@ -87,6 +89,7 @@ class KeepalivedVirtualIps(VirtualIps):
         except OSError as error:
             raise PortError(f"{self._directory} cannot be used for keepalived's files: {error.strerror}") from error
         self._fifo.open()
+        self._strangers.open()
         running = self._process.find()
         if running is not None:
             await self._adopt(running)
@@ -100,6 +103,7 @@ class KeepalivedVirtualIps(VirtualIps):
             self._running.close()
             self._running = None
         self._fifo.close()
+        self._strangers.close()
 
     async def examine(self) -> Sequence[Finding]:
         try:
@@ -154,6 +158,7 @@ class KeepalivedVirtualIps(VirtualIps):
             wanted = routers(instances, self._router_id_base)
         except ValueError as error:
             raise PortError(f"keepalived cannot be configured: {error}") from error
+        self._strangers.watch({one.interface: one.router_id for one in wanted})
         async with self._turn:
             if not wanted:
                 await self._end()
@@ -201,6 +206,9 @@ class KeepalivedVirtualIps(VirtualIps):
             else:
                 await self._until_out()
         self._changed()
+
+    def strangers(self) -> Sequence[Stranger]:
+        return self._strangers.seen
 
     def on_change(self, listener: Listener) -> None:
         self._listeners.append(listener)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from middlewared.machine import SimulatedMachine
-from middlewared.ports import Listener, VirtualIps, Vrrp, VrrpInstance
+from middlewared.ports import Listener, Stranger, VirtualIps, Vrrp, VrrpInstance
 
 
 class SimulatedVirtualIps(VirtualIps):
@@ -20,6 +20,10 @@ class SimulatedVirtualIps(VirtualIps):
 
     async def participate(self, wanted: bool) -> None:
         await self._machine.call("vrrp_participate", wanted=wanted)
+
+    def strangers(self) -> Sequence[Stranger]:
+        """Nobody: the lab's network has no other machines with a speaker."""
+        return ()
 
     def on_change(self, listener: Listener) -> None:
         self._machine.on_change("vrrp", listener)

@@ -10,6 +10,7 @@ import pytest
 from support.netns import VIP, VIP6, Client, Controller, Machine
 
 from middlewared.lab.netns.namespaces import Network
+from middlewared.plugins.vip import strangers
 from middlewared.ports import PortError, Vrrp
 
 Pair = tuple[Controller, Controller]
@@ -36,6 +37,7 @@ async def test_one_of_them_has_the_addresses_of_both_families(pair: Pair, unicas
     assert (a.state(), b.state()) == (Vrrp.MASTER, Vrrp.BACKUP)
     assert {VIP, VIP6} < await a.addresses()
     assert not {VIP, VIP6} & await b.addresses()
+    assert a.driver.strangers() == b.driver.strangers() == (), "they do not take one another for strangers"
 
 
 async def test_a_hand_over_and_nobody_takes_the_role_back(pair: Pair) -> None:
@@ -228,10 +230,19 @@ async def test_the_doctor_sees_a_stranger_with_our_router_id(pair: Pair, network
             while (await a.do(a.driver.examine))[2].ok:
                 await asyncio.sleep(0.05)
         assert (await a.do(a.driver.examine))[2].detail == "used by somebody else, too: 7 on eth0"
+        async with asyncio.timeout(10):
+            while not a.driver.strangers():
+                await asyncio.sleep(0.05)
+        assert {(one.interface, one.router_id) for one in a.driver.strangers()} == {("eth0", 7)}
+        assert a.driver.strangers()[0].address.startswith("192.0.2."), "not those of the pair, which are dropped unseen"
+        assert not {one.address for one in a.driver.strangers()} & {"192.0.2.1", "192.0.2.2"}
         assert a.state() is Vrrp.MASTER
     finally:
         process.terminate()
         await process.wait()
+    async with asyncio.timeout(2 * strangers.GONE_MS / 1000):
+        while a.driver.strangers():
+            await asyncio.sleep(0.05)
 
 
 async def test_figures(pair: Pair, network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

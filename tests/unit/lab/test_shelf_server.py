@@ -55,7 +55,7 @@ async def test_commands_and_luns(pair: tuple[Controller, Controller]) -> None:
 async def test_a_replaced_disk_is_gone_and_another_is_there(
     server: ShelfServer, pair: tuple[Controller, Controller]
 ) -> None:
-    a, b = pair
+    _, b = pair
     server.pull("b", 1)
     assert server.replace(1) == 3
     expected = [(0, "S0"), (2, "S2"), (3, "S1-1")]
