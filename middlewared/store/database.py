@@ -27,6 +27,7 @@ from middlewared.errors import CallError
 from middlewared.invariants import invariant
 from middlewared.store.lineage import EPOCHS_KEPT, Epoch, Line, Position, contains
 from middlewared.store.migrations import MIGRATIONS, SCHEMA_VERSION
+from middlewared.store.sealing import Sealing
 
 log = logging.getLogger(__name__)
 
@@ -111,20 +112,24 @@ class Store:
     # ------------------------------------------------------------------------------------------ life
 
     @classmethod
-    async def open(cls, path: Path, connect: Connect | None = None) -> "Store":
+    async def open(cls, path: Path, connect: Connect | None = None, sealing: Sealing | None = None) -> "Store":
         """Open or create the store and bring it to this program's version. Raises StoreError.
 
-        `connect` opens one connection; a test's may lead to a database in memory.
+        `connect` opens one connection; a test's may lead to a database in memory. `sealing` is for secrets; without
+        it they stay plain, as tools and tests may have them.
         """
-        return await asyncio.to_thread(cls._open, path, connect or _connect_file)
+        chosen = Sealing(required=False) if sealing is None else sealing
+        return await asyncio.to_thread(cls._open, path, connect or _connect_file, chosen)
 
     @classmethod
-    def _open(cls, path: Path, connect: Connect) -> "Store":
+    def _open(cls, path: Path, connect: Connect, sealing: Sealing) -> "Store":
         try:
             writer = _prepare(connect(path))
             try:
                 _migrate(writer, path)
                 reader = _prepare(connect(path))
+                for connection in (writer, reader):
+                    sealing.register(connection)
                 reader.pragma("query_only", True)
                 return cls(path, writer, reader)
             except BaseException:
