@@ -123,7 +123,8 @@ class Sealing:
         connection.create_scalar_function("seal", self._seal, 4)
         connection.create_scalar_function("unseal", self._unseal, 4)
 
-    def _seal(self, table: Any, column: Any, row: Any, value: Any) -> Any:
+    def _seal(self, *arguments: Any) -> Any:
+        table, column, row, value = arguments
         if value is None:
             return None
         if self.ring is None:
@@ -135,7 +136,8 @@ class Sealing:
             return value
         return self.ring.seal(table, column, row, value)
 
-    def _unseal(self, table: Any, column: Any, row: Any, text: Any) -> Any:
+    def _unseal(self, *arguments: Any) -> Any:
+        table, column, row, text = arguments
         if text is None or not is_sealed(text):
             return text
         if self.ring is None:
