@@ -20,9 +20,10 @@ import base64
 import contextlib
 import json
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -36,7 +37,7 @@ from middlewared.licence.files import Issued, LicenceFiles
 from middlewared.peer.pairfiles import PairFiles, is_valid, read_certificate
 from middlewared.peer.pairing import generate_certificate
 from middlewared.peer.pake import CONFIRMATION_BYTES, MESSAGE_BYTES, Pake, PakeError, WrongCode
-from middlewared.settings import SettingsError
+from middlewared.settings import Settings, SettingsError
 from middlewared.store.sealing import KEYS_MAX, KeyRing
 
 VERSION = 1
@@ -79,6 +80,12 @@ class Controller:
     files: PairFiles
     licence: LicenceFiles
 
+    @classmethod
+    def of(cls, settings: Settings, serial: str) -> "Controller":
+        """The controller that these settings are of."""
+        state_dir = Path(settings.state_dir)
+        return cls(settings.node, settings.hostname, serial, PairFiles(settings.peer), LicenceFiles(state_dir))
+
 
 @dataclass(frozen=True, slots=True)
 class Paired:
@@ -111,41 +118,28 @@ class Offer:
 async def call(me: Controller, code: str, reader: StreamReader, writer: StreamWriter) -> Paired:
     """Pair as the one where the code was typed (normalised). Raises PairingError."""
     talk = _Talk(Pake(code, caller=True), reader, writer)
-    try:
-        mine = _offer(me)
+    async with _conversation(talk):
         await talk.write(talk.pake.message)
         talk.pake.finish(await talk.read(MESSAGE_BYTES))
         await talk.write(talk.pake.confirmation())
-        try:
-            proof = await talk.read(CONFIRMATION_BYTES)
-        except PairingError as error:
-            raise CodeRefused(
-                "The other controller did not accept the code: compare it letter by letter; after three wrong ones "
-                "it shows a new one only when `middlewared pair` is started there again."
-            ) from error
-        talk.pake.check(proof)
-        await talk.tell({"offer": asdict(mine)})
-        theirs = _read_offer(await talk.hear())
-        terms = await _terms(me, mine, theirs, talk)
-        await talk.tell({"terms": terms})
-        try:
-            done = await talk.hear()  # they have written it down
-        except BrokenOff as error:
-            raise BrokenOff(
-                "The connection broke off at the very end. Nothing was changed here, while the other controller may "
-                "take itself for paired: pair again on both."
-            ) from error
-        paired = await _conclude(me, mine, theirs, terms or done.get("terms"), talk)
-        await talk.tell({"done": True})
-    except WrongCode as error:
-        raise CodeRefused(
-            "What answered does not know the code. Is somebody in between? Nothing was changed."
-        ) from error
-    except PakeError as error:
-        raise PairingError(f"{str(error).capitalize()}. Nothing was changed here.") from error
-    finally:
-        await talk.close()
-    return paired
+        await _hear_their_proof(talk)
+        with _alone(me):
+            mine = _offer(me)
+            await talk.tell({"offer": asdict(mine)})
+            theirs = _read_offer(await talk.hear())
+            terms = await _terms(me, mine, theirs, talk)
+            await talk.tell({"terms": terms})
+            try:
+                done = await talk.hear()  # they have written it down
+            except BrokenOff as error:
+                raise BrokenOff(
+                    "The connection broke off at the very end. Nothing was changed here, while the other controller "
+                    "may take itself for paired: pair again on both."
+                ) from error
+            paired = await _conclude(me, mine, theirs, terms or done.get("terms"), talk)
+        with contextlib.suppress(PairingError):  # who does not hear it says so
+            await talk.tell({"done": True})
+        return paired
 
 
 async def answer(
@@ -157,27 +151,62 @@ async def answer(
     (NotProven), and raises WrongCode.
     """
     talk = _Talk(Pake(code, caller=False), reader, writer)
-    try:
+    async with _conversation(talk):
         await _hear_proof(talk, check)
-        mine = _offer(me)
-        theirs = _read_offer(await talk.hear())
-        await talk.tell({"offer": asdict(mine)})
-        said = await talk.hear()
-        terms = await _terms(me, mine, theirs, talk)
-        paired = await _conclude(me, mine, theirs, terms or said.get("terms"), talk)
+        with _alone(me):
+            mine = _offer(me)
+            theirs = _read_offer(await talk.hear())
+            await talk.tell({"offer": asdict(mine)})
+            said = await talk.hear()
+            terms = await _terms(me, mine, theirs, talk)
+            paired = await _conclude(me, mine, theirs, terms or said.get("terms"), talk)
         try:
-            await talk.tell({"terms": terms or True})
+            await talk.tell({"terms": terms})
             await talk.hear()
         except (PairingError, PakeError) as error:
             raise HalfPaired(
-                f"Paired here with controller {theirs.node} ({theirs.hostname}), which did not say that it has "
-                f"finished too ({error}). If it says that it is not paired, pair again on both."
+                f"Paired here with controller {theirs.node} ({theirs.hostname}), which has not said that it has "
+                f"finished too: {error} If it says that it is not paired, pair again on both."
             ) from error
+        return paired
+
+
+@contextlib.asynccontextmanager
+async def _conversation(talk: "_Talk") -> AsyncIterator[None]:
+    """Whatever happens, the connection is closed, and what is wrong with the other's messages is a PairingError."""
+    try:
+        yield
+    except WrongCode as error:
+        raise CodeRefused(
+            "What answered does not know the code. Is somebody in between? Nothing was changed."
+        ) from error
     except PakeError as error:
-        raise PairingError(f"{str(error).capitalize()}. Nothing was changed here.") from error
+        raise PairingError(f"Nothing was changed: {error}.") from error
     finally:
         await talk.close()
-    return paired
+
+
+@contextlib.contextmanager
+def _alone(me: Controller) -> Iterator[None]:
+    """Nobody else changes the files of the pairing meanwhile."""
+    try:
+        with me.files.exclusive():
+            yield
+    except SettingsError as error:
+        raise PairingError(f"{error}.") from error
+    except OSError as error:
+        raise PairingError(f"{error.filename}: {error.strerror}.") from error
+
+
+async def _hear_their_proof(talk: "_Talk") -> None:
+    try:
+        proof = await talk.read(CONFIRMATION_BYTES)
+    except PairingError as error:
+        raise CodeRefused(
+            "The other controller did not accept the code: compare it letter by letter. After three wrong ones it has "
+            "to be started there again, and shows a new one."
+        ) from error
+    talk.pake.check(proof)
 
 
 async def _hear_proof(talk: "_Talk", check: CheckProof) -> None:
@@ -256,14 +285,10 @@ def _broken_off(error: Exception) -> BrokenOff:
 
 
 def _offer(me: Controller) -> Offer:
-    """Makes what is missing: a certificate of ours, a key. Both are of no use to anybody before they are exchanged."""
-    try:
-        certificate = _own_certificate(me)
-        ring = me.files.make_ring()
-    except SettingsError as error:
-        raise PairingError(f"{error}.") from error
-    except OSError as error:
-        raise PairingError(f"{error.filename}: {error.strerror}.") from error
+    """Makes what is missing: a certificate of ours, a key. Neither is of use to anybody before it is exchanged. Raises
+    SettingsError, OSError."""
+    certificate = _own_certificate(me)
+    ring = me.files.make_ring()
     licence = me.licence.present(me.serial)
     return Offer(
         VERSION,

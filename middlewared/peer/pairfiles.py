@@ -5,9 +5,10 @@ For a while there may be two certificates in it: the one that the other uses, an
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +51,19 @@ class PairFiles:
     def stamp(self) -> Stamp:
         """Changes whenever one of the files does: inode, time in ns and size of each."""
         return tuple(_stamp(path) for path in (self._own, self._other, self._key))
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Nobody else changes the files meanwhile. Raises SettingsError when somebody does just now, and OSError."""
+        _make_folder(self._other)
+        descriptor = os.open(self._other.with_name(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise SettingsError("Another pairing, or the renewal of a certificate, is under way here") from error
+        finally:
+            os.close(descriptor)
 
     # ------------------------------------------------------------------------------------------ certificates
 

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 3653  # ten years
+RENEW_BEFORE = timedelta(days=30)  # from then on somebody is told
 CLOCK_SKEW = timedelta(days=1)  # a controller whose clock is behind accepts a new certificate all the same
 
 

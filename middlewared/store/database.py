@@ -90,8 +90,9 @@ class Transaction:
 class Store:
     """The pair-wide configuration of one controller. Made by `open`, ended by `close`."""
 
-    def __init__(self, path: Path, writer: apsw.Connection, reader: apsw.Connection) -> None:
+    def __init__(self, path: Path, writer: apsw.Connection, reader: apsw.Connection, sealing: Sealing) -> None:
         self.path = path
+        self.sealing = sealing
         self.guard: Callable[[], None] | None = None
         self.replicate: Callable[[], Awaitable[None]] | None = None
         self._writer = writer
@@ -131,7 +132,7 @@ class Store:
                 for connection in (writer, reader):
                     sealing.register(connection)
                 reader.pragma("query_only", True)
-                return cls(path, writer, reader)
+                return cls(path, writer, reader, sealing)
             except BaseException:
                 writer.close()
                 raise

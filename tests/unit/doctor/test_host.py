@@ -73,12 +73,14 @@ def test_certificates_that_are_none(tmp_path: Path) -> None:
     nonsense = tmp_path / "api.pem"
     nonsense.write_text("nonsense")
     settings = Settings(
-        peer=PeerSettings(certificate=str(tmp_path / "no.pem")), api=ApiSettings(certificate=str(nonsense))
+        peer=PeerSettings(certificate=str(tmp_path / "no.pem"), pair_key=str(tmp_path / "no.key")),
+        api=ApiSettings(certificate=str(nonsense)),
     )
     assert [(finding.subject, finding.detail) for finding in host.certificates(settings, NOW)] == [
         ("peer.certificate", f"{tmp_path / 'no.pem'}: No such file or directory"),
         ("peer.peer_certificate", "not set"),
         ("api.certificate", f"{nonsense}: no PEM certificate in it"),
+        ("peer.pair_key", f"{tmp_path / 'no.key'}: No such file or directory"),
     ]
 
 
