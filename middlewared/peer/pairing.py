@@ -17,17 +17,26 @@ CLOCK_SKEW = timedelta(days=1)  # a controller whose clock is behind accepts a n
 
 
 def generate_certificate(node: str, *, now: datetime | None = None) -> bytes:
-    """PEM with a new EC P-256 key and its self-signed certificate, CN middlewared-<node>, valid for ten years."""
+    """PEM with a new EC P-256 key and its self-signed certificate, CN middlewared-<node>, valid for ten years.
+
+    No two have the same name: OpenSSL looks a pinned certificate up by it, and would take one for the other.
+    """
     moment = now if now is not None else datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"middlewared-{node}")])
+    number = x509.random_serial_number()
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, f"middlewared-{node}"),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{number:x}"),
+        ]
+    )
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(number)
         .not_valid_before(moment - CLOCK_SKEW)
         .not_valid_after(moment + timedelta(days=VALID_DAYS))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -355,6 +355,7 @@ def _connect_file(path: Path) -> apsw.Connection:
 def _prepare(connection: apsw.Connection) -> apsw.Connection:
     """What every connection of the store needs, wherever it leads."""
     connection.pragma("foreign_keys", True)
+    connection.pragma("secure_delete", True)  # a secret that was plain is not left in the free space of the file
     connection.row_trace = _row
     return connection
 
