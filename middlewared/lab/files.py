@@ -54,6 +54,9 @@ shelf = "{shelf}"
 heartbeat = "{heartbeat_nic}"
 physical = ["eth*"]
 vrrp_unit = ""
+
+[platform]
+serial = "{serial}"
 """
 
 
@@ -101,6 +104,7 @@ def settings_text(places: Places, node: str) -> str:
         port_heartbeat=layout.port_heartbeat,
         keeper=places.keeper(node),
         shelf=places.shelf(node),
+        serial=serial(node),
     )
 
 

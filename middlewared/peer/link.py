@@ -60,6 +60,7 @@ class PeerLink:
         self._tls: TlsWire | None = None
         self._files = PairFiles(settings)
         self._paired = wire is not None or self._files.paired
+        self._stopped = False
         self._sessions: set[Session] = set()  # those that have not said hello, too
         self._session: Session | None = None
         self._up = asyncio.Event()
@@ -98,6 +99,7 @@ class PeerLink:
 
     async def start(self) -> None:
         """Listen and, on node A, dial. Raises SettingsError when the certificates cannot be read."""
+        self._stopped = False
         if not self.paired:
             log.warning("not paired with another controller: no peer link; `middlewared pair` on both pairs them")
             return
@@ -115,7 +117,7 @@ class PeerLink:
         A connection whose certificate is not pinned any more ends at once. Raises SettingsError when they cannot be
         read; then there is no link until they can.
         """
-        if self._wire is not None:
+        if self._wire is not None or self._stopped:
             return
         self._paired = self._files.paired
         if self._tls is None or not self._paired:
@@ -153,6 +155,7 @@ class PeerLink:
 
     async def stop(self) -> None:
         """End the connection in order and stop listening. Callbacks are not called any more after it returns."""
+        self._stopped = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 if self._session is not None:
