@@ -386,9 +386,8 @@ async def _conclude(me: Controller, mine: Offer, theirs: Offer, terms: Any, talk
 
 
 def _joint_ring(mine: Offer, theirs: Offer) -> KeyRing:
-    """A's key becomes the pair's; B's comes next, as its store may be the one that survives; then the older ones."""
-    a, b = (_ring(offer).keys for offer in sorted((mine, theirs), key=lambda offer: offer.node))
-    return KeyRing([a[0], b[0], *a[1:], *b[1:]])
+    a, b = (_ring(offer) for offer in sorted((mine, theirs), key=lambda offer: offer.node))
+    return KeyRing.joint(a, b)
 
 
 def _ring(offer: Offer) -> KeyRing:

@@ -58,8 +58,8 @@ class PeerLink:
         self._node = node
         self._wire = wire
         self._tls: TlsWire | None = None
-        self._files = PairFiles(settings)
-        self._paired = wire is not None or self._files.paired
+        self._pair_files = PairFiles(settings)
+        self._paired = wire is not None or self._pair_files.paired
         self._stopped = False
         self._sessions: set[Session] = set()  # those that have not said hello, too
         self._session: Session | None = None
@@ -119,7 +119,7 @@ class PeerLink:
         """
         if self._wire is not None or self._stopped:
             return
-        self._paired = self._files.paired
+        self._paired = self._pair_files.paired
         if self._tls is None or not self._paired:
             await self._halt("not paired any more")
             await self.start()

@@ -61,6 +61,11 @@ class KeyRing:
         return cls([secrets.token_bytes(KEY_BYTES)])
 
     @classmethod
+    def joint(cls, a: "KeyRing", b: "KeyRing") -> "KeyRing":
+        """Of a pair: A's key seals from now on; B's comes next, as its store may be the one that survives."""
+        return cls([a.keys[0], b.keys[0], *a.keys[1:], *b.keys[1:]])
+
+    @classmethod
     def decode(cls, data: bytes) -> "KeyRing":
         """From `encode`. Raises ValueError."""
         try:

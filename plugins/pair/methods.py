@@ -49,6 +49,7 @@ class Pair(Plugin):
         self._looking: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()  # one at a time changes the files, or follows them
         self._secrets_changed = True
+        self._shared_with: bytes | None = None  # by its certificate; None: the link was down
 
     async def start(self) -> None:
         self._read()
@@ -134,6 +135,13 @@ class Pair(Plugin):
             except OSError as error:
                 raise CallError(f"{error.filename}: {error.strerror}", errno.EIO) from error
 
+    @method("pair.keys")
+    async def keys(self, call: Call) -> list[str]:
+        if call.credential.kind != "NODE":
+            raise CallError("Only the other controller gets the keys", errno.EPERM)
+        ring = self.context.store.sealing.ring
+        return [] if ring is None else ring.encode().decode().split()
+
     def _acceptable(self, text: str) -> x509.Certificate:
         try:
             certificate = read_certificate(text)
@@ -152,6 +160,8 @@ class Pair(Plugin):
         while True:
             try:
                 await self.look()
+            except CallError as error:
+                log.warning("the files of the pairing are looked at again later: %s", error.message)
             except Exception:  # the next look may go better, and nothing else would revoke a certificate
                 log.exception("the files of the pairing could not be followed")
             await asyncio.sleep(LOOK_S)
@@ -164,6 +174,8 @@ class Pair(Plugin):
             if len(self._pinned) > 1 and self.context.peer.proof == der(self._pinned[1]):
                 await asyncio.to_thread(self._files.pin, self._pinned[1:], self._files.partner())
                 await self._follow()
+        if self.context.peer.proof != self._shared_with:
+            await self._share_keys()
         self._tell_certificates()
         if self._secrets_changed:
             await self._look_at_secrets()
@@ -226,6 +238,30 @@ class Pair(Plugin):
         return ""
 
     # -------------------------------------------------------------------------------------- secrets
+
+    async def _share_keys(self) -> None:
+        """Have the other's keys, too, as after pairing: if a file was lost, or never made (an upgrade)."""
+        proof = self.context.peer.proof
+        if proof is None:
+            self._shared_with = None
+            return
+        try:
+            keys = await self.context.peer.call("pair.keys", [], timeout_s=_LINK_TIMEOUT_S, connect_timeout_s=0)
+            theirs = KeyRing.decode("\n".join(keys).encode()) if keys else None
+        except (CallError, ValueError, TypeError) as error:
+            log.info("the other controller tells no keys: %s", error)  # of an older version, or gone again
+            self._shared_with = proof
+            return
+        async with self._alone():
+            mine = self._files.ring() or self.context.store.sealing.ring
+            if theirs is not None:
+                first, second = (mine, theirs) if self._node == "A" else (theirs, mine)
+                ring = KeyRing.joint(first, second) if first is not None and second is not None else theirs
+                if ring != self._files.ring():
+                    await asyncio.to_thread(self._files.write_ring, ring)
+                    await self._follow()
+                    log.warning("the keys of the pair have changed: the other controller had others")
+        self._shared_with = proof
 
     def _on_commit(self, tables: frozenset[str]) -> None:
         if tables & _SECRETS:

@@ -4,6 +4,7 @@ Whoever has the pinned certificate and its key is answered: that is the control,
 """
 
 import asyncio
+import base64
 import contextlib
 import ssl
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509 import load_pem_x509_certificate
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -22,7 +31,7 @@ from middlewared.peer.pairing import generate_certificate, public_part
 from middlewared.peer.transport import dial, load_trust
 from tests.unit.peer.conftest import DEADLINE_S, Side, settings_of
 
-SHOWN = [None, "stranger", "expired", "early", "revoked", "renewed", "listener"]
+SHOWN = [None, "stranger", "keyless", "expired", "early", "revoked", "renewed", "listener"]
 REQUESTS = {
     "silence": b"",
     "get": b"GET / HTTP/1.1\r\nHost: peer\r\n\r\n",
@@ -63,6 +72,7 @@ async def port(start_side: Callable[..., Awaitable[Side]], tmp_path: Path) -> Po
         "renewed": generate_certificate("A"),
         "listener": generate_certificate("B"),  # its own, come back
     }
+    made["keyless"] = without_its_key(made["A"], made["stranger"])
     for name, pem in made.items():
         (tmp_path / f"{name}.pem").write_bytes(pem)
     pinned = tmp_path / "other.pem"
@@ -71,6 +81,18 @@ async def port(start_side: Callable[..., Awaitable[Side]], tmp_path: Path) -> Po
     pinned.write_bytes(public_part(made["A"]))
     await side.link.follow_files()
     return Port(side, tmp_path)
+
+
+def without_its_key(pinned: bytes, other: bytes) -> bytes:
+    """The pinned certificate, with a private key that only claims to be its: OpenSSL takes the public half's word."""
+    point, strange = (
+        load_pem_x509_certificate(pem).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)  # type: ignore[union-attr]  # it is an EC key
+        for pem in (pinned, other)
+    )
+    key = load_pem_private_key(other, None).private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert strange in key
+    lines = base64.encodebytes(key.replace(strange, point))
+    return b"-----BEGIN PRIVATE KEY-----\n" + lines + b"-----END PRIVATE KEY-----\n" + public_part(pinned)
 
 
 def tls(certificate: Path | None, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
@@ -104,6 +126,13 @@ async def answer(address: str, request: bytes, context: ssl.SSLContext | None, *
 def test_nothing_is_forgotten() -> None:
     assert "silence" in REQUESTS
     assert None in SHOWN
+
+
+async def test_the_keyless_one_is_the_pinned_one(port: Port) -> None:
+    """It is shown to be worth something: only its signature is wrong."""
+    keyless, right = port.folder / "keyless.pem", port.folder / "A.pem"
+    assert public_part(keyless.read_bytes()) == public_part(right.read_bytes())
+    tls(keyless)  # loads
 
 
 async def test_the_right_one_is_answered(port: Port) -> None:

@@ -361,6 +361,46 @@ async def test_a_key_that_is_missing(build: Any, tmp_path: Path) -> None:
     assert account.otp_secret == "JBSWY3DPEHPK3PXP"
 
 
+async def test_keys_that_differ_are_shared(pair: tuple[Controller, Controller]) -> None:
+    """As on a pair from before there were keys, each of which made its own: A's seals, both know both."""
+    a, b = pair
+    keys = {}
+    for one in pair:
+        ring = KeyRing.generate()
+        one.files.write_ring(ring)
+        await one.plugin.look()
+        keys[one.node] = ring.keys[0]
+        one.plugin._shared_with = None  # as if the link had just come up
+    await b.plugin.look()
+    await a.plugin.look()
+    for one in pair:
+        assert one.store.sealing.ring is not None
+        assert one.store.sealing.ring.keys[:2] == (keys["A"], keys["B"])
+        assert one.files.ring() == one.store.sealing.ring
+    stamps = [one.files.stamp() for one in pair]
+    for one in pair:
+        one.plugin._shared_with = None
+        await one.plugin.look()
+    assert [one.files.stamp() for one in pair] == stamps, "and that is that"
+
+
+async def test_a_lost_key_comes_back_over_the_link(pair: tuple[Controller, Controller]) -> None:
+    a, b = pair
+    ring = a.store.sealing.ring
+    b.files.key_path.unlink()
+    b.store.sealing.ring = None
+    b.plugin._shared_with = None
+    await b.plugin.look()
+    assert b.files.ring() == b.store.sealing.ring == ring
+    assert b.alert("pair.key") is None
+
+
+async def test_nobody_else_gets_the_keys(pair: tuple[Controller, Controller]) -> None:
+    a, _ = pair
+    with pytest.raises(CallError, match="Only the other controller gets the keys"):
+        await a.call("pair.keys")
+
+
 async def test_a_store_from_the_other_is_read_with_its_key(build: Any, tmp_path: Path) -> None:
     """Whichever store survives the first pairing; and what was kept aside can be read, too."""
     a, b = await build("A"), await build("B")
