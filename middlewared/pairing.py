@@ -21,7 +21,7 @@ from middlewared.peer.pake import PakeError, new_code, normalise
 from middlewared.plugins.platform import host
 from middlewared.settings import Settings, SettingsError, load
 
-_ROTATE_TIMEOUT_S = 30.0
+_ROTATE_TIMEOUT_S = 90.0
 _DESCRIPTION = """\
 Make this controller and another one a pair.
 

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 _LINK_TIMEOUT_S = 10.0
+_TRIES = 3
 _SECRETS = frozenset({"user", "api_key"})
 _FILES_ALERT = "pair.files"
 _KEY_ALERT = "pair.key"
@@ -87,12 +88,15 @@ class Pair(Plugin):
                     errno.ECONNREFUSED,
                 )
             pem = await asyncio.to_thread(generate_certificate, self._node)
-            await peer.call("pair.pin", [public_part(pem).decode()], timeout_s=_LINK_TIMEOUT_S, connect_timeout_s=0)
+            try:
+                await self._ask("pair.pin", public_part(pem).decode())
+            except CallError as error:
+                raise CallError(f"The certificate stays as it was: {error.message}", error.errno) from error
             await asyncio.to_thread(self._files.write_own, pem)
             await self._follow()
         log.warning("this controller has a new certificate")
         try:
-            await peer.call("core.ping", [], timeout_s=_LINK_TIMEOUT_S, connect_timeout_s=_LINK_TIMEOUT_S)
+            await self._ask("core.ping")
         except CallError as error:
             raise CallError(
                 f"The certificate is renewed, and controller {other} trusts the new one, but the link has not come "
@@ -100,6 +104,18 @@ class Pair(Plugin):
                 errno.ECONNREFUSED,
             ) from error
         return await self.status(call)
+
+    async def _ask(self, name: str, *args: Any) -> Any:
+        """Ask the other what may be asked twice: the link may be lost, or just changing over. Raises CallError."""
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                return await self.context.peer.call(
+                    name, list(args), timeout_s=_LINK_TIMEOUT_S, connect_timeout_s=_LINK_TIMEOUT_S
+                )
+            except CallError as error:
+                if error.errno != errno.ECONNRESET or not tries_left:
+                    raise
+        return None
 
     @method("pair.pin")
     async def pin(self, call: Call, certificate: str) -> None:

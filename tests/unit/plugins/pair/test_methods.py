@@ -187,6 +187,23 @@ async def test_whoever_dies_on_the_way_still_gets_in(pair: tuple[Controller, Con
     await b.until(lambda: b.pinned() == [a.own()])
 
 
+async def test_renewed_although_the_link_is_lost_on_the_way(pair: tuple[Controller, Controller]) -> None:
+    """Once, just as the other was asked to pin: it is asked again when the link is back."""
+    a, b = pair
+    serve, lost = b.link.serve_call, []
+
+    async def lose_it_first(name: str, args: list[Any], on_progress: Any) -> Any:
+        if name == "pair.pin" and not lost:
+            lost.append(name)
+            b.link._end(b.link._session, "for the test")
+        return await serve(name, args, on_progress)
+
+    b.link.serve_call = lose_it_first
+    await a.call("pair.rotate")
+    assert lost
+    await b.until(lambda: b.pinned() == [a.own()])
+
+
 async def test_not_renewed_without_the_other(build: Any, tmp_path: Path) -> None:
     await introduce(controller(tmp_path, "A"), controller(tmp_path, "B"))
     a = await build("A")
