@@ -121,6 +121,8 @@ def pair_key(peer: PeerSettings) -> Finding:
         return Finding("peer.pair_key", False, str(error), _PAIR)
     if ring is None:
         return Finding("peer.pair_key", False, f"{peer.pair_key}: No such file or directory", _PAIR)
+    if Path(peer.pair_key).stat().st_mode & 0o077:
+        return Finding("peer.pair_key", False, "others may read it", f"chmod 600 {peer.pair_key}")
     return Finding("peer.pair_key", True, f"{ring.current_id}, and {len(ring.keys) - 1} older ones")
 
 

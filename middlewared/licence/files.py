@@ -96,7 +96,7 @@ class LicenceFiles:
 
     def _data(self) -> bytes:
         if not self.path.exists():
-            raise LicenceError(f"there is no {self.path}; `middlewared licence issue` makes one for the pair")
+            raise LicenceError(f"there is no {self.path}; `middlewared pair` makes one for both")
         return _read(self.path)
 
     def _trusted(self) -> Keys:
