@@ -17,16 +17,17 @@ CLOCK_SKEW = timedelta(days=1)  # a controller whose clock is behind accepts a n
 
 
 def generate_certificate(node: str, *, now: datetime | None = None) -> bytes:
-    """PEM with a new EC P-256 key and its self-signed certificate, CN middlewared-<node>, valid for ten years.
+    """PEM with a new EC P-256 key and its self-signed certificate, CN controller-<node>, valid for ten years.
 
-    No two have the same name: OpenSSL looks a pinned certificate up by it, and would take one for the other.
+    No two have the same name: OpenSSL looks a pinned certificate up by it, and would take one for the other. TLS shows
+    it to strangers, too, before they have to prove anything: so it does not say whose or what it is.
     """
     moment = now if now is not None else datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     number = x509.random_serial_number()
     name = x509.Name(
         [
-            x509.NameAttribute(NameOID.COMMON_NAME, f"middlewared-{node}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"controller-{node}"),
             x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{number:x}"),
         ]
     )

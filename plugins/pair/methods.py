@@ -105,18 +105,6 @@ class Pair(Plugin):
             ) from error
         return await self.status(call)
 
-    async def _ask(self, name: str, *args: Any) -> Any:
-        """Ask the other what may be asked twice: the link may be lost, or just changing over. Raises CallError."""
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                return await self.context.peer.call(
-                    name, list(args), timeout_s=_LINK_TIMEOUT_S, connect_timeout_s=_LINK_TIMEOUT_S
-                )
-            except CallError as error:
-                if error.errno != errno.ECONNRESET or not tries_left:
-                    raise
-        return None
-
     @method("pair.pin")
     async def pin(self, call: Call, certificate: str) -> None:
         if call.credential.kind != "NODE":
@@ -130,6 +118,13 @@ class Pair(Plugin):
             await self._follow()
         log.warning("controller %s will have another certificate: %s", self.context.settings.other_node, _print(new))
 
+    @method("pair.keys")
+    async def keys(self, call: Call) -> list[str]:
+        if call.credential.kind != "NODE":
+            raise CallError("Only the other controller gets the keys", errno.EPERM)
+        ring = self.context.store.sealing.ring
+        return [] if ring is None else ring.encode().decode().split()
+
     @method("pair.forget")
     async def forget(self, call: Call) -> bool:
         async with self._alone():
@@ -138,6 +133,19 @@ class Pair(Plugin):
         if forgotten:
             log.warning("the other controller is not trusted any more: asked by %s", call.credential.username)
         return forgotten
+
+    async def _ask(self, name: str, *args: Any) -> Any:
+        """Ask the other what may be asked twice: the link may be lost, or just changing over. Raises CallError."""
+        tries_left = _TRIES
+        while True:
+            tries_left -= 1
+            try:
+                return await self.context.peer.call(
+                    name, list(args), timeout_s=_LINK_TIMEOUT_S, connect_timeout_s=_LINK_TIMEOUT_S
+                )
+            except CallError as error:
+                if error.errno != errno.ECONNRESET or not tries_left:
+                    raise
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -150,13 +158,6 @@ class Pair(Plugin):
                 raise CallError(f"{error}; try again", errno.EBUSY) from error
             except OSError as error:
                 raise CallError(f"{error.filename}: {error.strerror}", errno.EIO) from error
-
-    @method("pair.keys")
-    async def keys(self, call: Call) -> list[str]:
-        if call.credential.kind != "NODE":
-            raise CallError("Only the other controller gets the keys", errno.EPERM)
-        ring = self.context.store.sealing.ring
-        return [] if ring is None else ring.encode().decode().split()
 
     def _acceptable(self, text: str) -> x509.Certificate:
         try:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
-from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -139,6 +139,21 @@ async def test_the_right_one_is_answered(port: Port) -> None:
     received = await answer(port.address, REQUESTS["upgrade"], tls(port.shown("A")), enough=1)
     assert received.startswith(b"HTTP/1.1 101")
     assert b"Server" not in received
+
+
+async def test_what_tls_itself_shows_says_nothing(port: Port) -> None:
+    """Our certificate comes before theirs is asked for: no host name, serial number, or name of a program is in it."""
+    seen: list[bytes] = []
+    host, number = port.address.split(":")
+    with contextlib.suppress(OSError):
+        _, writer = await asyncio.open_connection(host, int(number), ssl=tls(None), server_hostname="peer")
+        seen.append(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.close()
+    [certificate] = [load_der_x509_certificate(der) for der in seen]
+    names = {attribute.oid._name: attribute.value for attribute in certificate.subject}
+    assert names.keys() == {"commonName", "serialNumber"}
+    assert names["commonName"] == "controller-B"
+    assert b"middlewared" not in seen[0]
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)

@@ -13,7 +13,7 @@ def test_a_certificate_is_what_it_should_be() -> None:
     assert pem.count(b"-----BEGIN") == 2
     certificate = x509.load_pem_x509_certificate(pem)
     assert certificate.subject == certificate.issuer
-    assert "CN=middlewared-A" in certificate.subject.rfc4514_string()
+    assert "CN=controller-A" in certificate.subject.rfc4514_string()
     assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     assert timedelta(days=3650) < left < timedelta(days=3654)
