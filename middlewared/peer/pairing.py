@@ -20,7 +20,7 @@ def generate_certificate(node: str, *, now: datetime | None = None) -> bytes:
     """PEM with a new EC P-256 key and its self-signed certificate, CN controller-<node>, valid for ten years.
 
     No two have the same name: OpenSSL looks a pinned certificate up by it, and would take one for the other. TLS shows
-    it to strangers, too, before they have to prove anything: so it does not say whose or what it is.
+    it to strangers, too, before they have to prove anything: so it says no more than the letter.
     """
     moment = now if now is not None else datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
