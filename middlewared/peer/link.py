@@ -20,6 +20,7 @@ from middlewared.peer.codec import SNAPSHOT_BYTES_MAX, Facts, encode
 from middlewared.peer.outbox import Message
 from middlewared.peer.session import Session
 from middlewared.peer.snapshot import ServeSnapshot
+from middlewared.peer.transfers import Transfers
 from middlewared.peer.transport import Connection, Listener, TlsWire, Wire
 from middlewared.settings import PeerSettings
 
@@ -64,6 +65,7 @@ class PeerLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._calls_count = 0
         self._snapshot_turn = asyncio.Lock()
+        self.files = Transfers(self._comes_up)
 
     @property
     def paired(self) -> bool:
@@ -92,6 +94,8 @@ class PeerLink:
             log.info("not paired with another controller: no peer link")
             return
         wire = self._wire or TlsWire(self._settings)
+        if isinstance(wire, TlsWire):
+            self.files.use(wire)
         if not await self._listen(wire):
             self._tasks.append(asyncio.create_task(self._listen_later(wire)))
         if self._node == "A":
@@ -112,6 +116,7 @@ class PeerLink:
         self._listener = None
         if self._session is not None:
             self._drop(self._session, "stopped")
+        self.files.interrupt()
 
     # ------------------------------------------------------------------------------------------ use
 
@@ -178,6 +183,9 @@ class PeerLink:
             yield
         finally:
             self._calls_count -= 1
+
+    async def _comes_up(self, timeout_s: float) -> bool:
+        return await self._wait_connected(timeout_s) is not None
 
     async def _wait_connected(self, timeout_s: float) -> Session | None:
         if self.paired:
@@ -265,6 +273,7 @@ class PeerLink:
         self._peer_facts = None
         self._up.clear()
         session.end(reason)
+        self.files.interrupt()
         log.warning("lost the other controller: %s", reason)
         _notify(self.on_lost)
 
