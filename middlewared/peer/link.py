@@ -138,8 +138,11 @@ class PeerLink:
         connect_timeout_s: float = 2.0,
         on_progress: ProgressCallback | None = None,
         raise_connect_error: bool = True,
+        job_id_only: bool = False,
     ) -> Any:
         """Call a method of the other controller (PROTOCOL 12, `failover.call_remote`).
+
+        A job is waited for, and its progress goes to on_progress; with job_id_only its number there is the answer.
 
         Raises the other's CallError or ValidationErrors as they are, and of its own CallError with errno ECONNREFUSED
         (no link within connect_timeout_s; None is returned instead if raise_connect_error is false), EFAULT "Call
@@ -149,7 +152,9 @@ class PeerLink:
         with self._counted():
             session = await self._wait_connected(connect_timeout_s)
             if session is not None:
-                return await session.calls.call(method, list(args), timeout_s=timeout_s, on_progress=on_progress)
+                return await session.calls.call(
+                    method, list(args), timeout_s=timeout_s, on_progress=on_progress, job_id_only=job_id_only
+                )
         if not raise_connect_error:
             return None
         if not self.paired:
@@ -262,7 +267,7 @@ class PeerLink:
             self._peer_facts = facts
             _notify(self.on_facts, facts)
 
-    async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback) -> Any:
+    async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback | None) -> Any:
         return await self.serve_call(method, args, on_progress)
 
     async def run_snapshot(self, image: bytes) -> None:

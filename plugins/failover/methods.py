@@ -15,6 +15,7 @@ from middlewared.plugins.failover.events import Wish
 from middlewared.plugins.failover.history import History, OpenHistory, Remembers
 from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
+from middlewared.plugins.failover.remote import call_remote
 from middlewared.plugins.failover.state import Role
 from middlewared.ports import PortError
 from middlewared.rpc import query
@@ -282,13 +283,7 @@ class Failover(Plugin):
 
     @method("failover.call_remote")
     async def call_remote(self, call: Call, name: str, args: list[Any], options: dict[str, Any]) -> Any:
-        return await self.context.peer.call(
-            name,
-            args,
-            timeout_s=options["timeout"],
-            connect_timeout_s=options["connect_timeout"],
-            raise_connect_error=options["raise_connect_error"],
-        )
+        return await call_remote(self.context, call, name, args, options)
 
     @method("failover.reboot.other_node")
     async def reboot_other_node(self, call: Call, options: dict[str, Any]) -> None:
