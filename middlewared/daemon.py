@@ -7,7 +7,6 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from middlewared import drivers, loader, systemd
 from middlewared.alerts import Alerts

@@ -46,6 +46,9 @@ peer_certificate = "{state}/peer-other.pem"
 socket = "{keeper}"
 shelf = "{shelf}"
 
+[sync]
+authorized_keys = "{state}/authorized_keys"
+
 [network]
 heartbeat = "{heartbeat_nic}"
 physical = ["eth*"]

@@ -243,8 +243,8 @@ def send(
 ) -> None:
     """Returns once the file is durable there.
 
-    `sha256`: of the whole, where the caller knows it already; it is then not computed again, and the receiver checks what
-    arrived against it. `interrupted`: whether the other has said something, which can only be a refusal.
+    `sha256`: of the whole, where the caller knows it already; it is then not computed again, and the receiver checks
+    what arrived against it. `interrupted`: whether the other has said something, which can only be a refusal.
 
     Raises CallError (refused; a second attempt will be too), StreamError or OSError (the stream broke).
     """

@@ -1,8 +1,8 @@
 """What an accepted connection becomes: its first byte says it.
 
 A TLS handshake begins with 0x16: that is the websocket of the link, on the event loop. A file stream says so with a
-byte of its own before its handshake, and goes to a thread with its bare socket: asyncio's TLS carries about 60 % of what
-the socket does, and keeps the loop busy. Nobody hears anything but TLS alerts before he has shown the certificate.
+byte of its own before its handshake, and goes to a thread with its bare socket: asyncio's TLS carries about 60 % of
+what the socket does, and keeps the loop busy. Nobody hears anything but TLS alerts before he has shown the certificate.
 """
 
 import asyncio
