@@ -83,8 +83,8 @@ class _Swap:
         self.new.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        self.new.unlink(missing_ok=True)
-        self.old.unlink(missing_ok=True)
+        _remove(self.new)
+        _remove(self.old)
 
 
 class PairFiles:
@@ -131,14 +131,14 @@ class PairFiles:
                 if swaps:
                     self._write_journal(swaps, undo=False)
         except BaseException:
+            _remove(self._journal)
             for swap in swaps:
-                swap.new.unlink(missing_ok=True)
-            self._journal.unlink(missing_ok=True)
+                _remove(swap.new)
             raise
         if swaps:
             self._swap(swaps)
         for entry in entries:
-            (self.inbox.folder / entry.sha256).unlink(missing_ok=True)
+            _remove(self.inbox.folder / entry.sha256)
 
     def recover(self) -> None:
         """At start: finish, or take back, what an earlier life of this daemon had begun."""
@@ -147,43 +147,54 @@ class PairFiles:
             swaps = [_Swap(Path(row["path"]), row["existed"]) for row in journal["swaps"]]
             undo = bool(journal["undo"])
         except FileNotFoundError:
+            self._sweep()
             return
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("%s cannot be read (%s): files of the pair may be old; sync again", self._journal, error)
             return
         try:
-            if undo:
-                self._take_back(swaps)
-            else:
-                self._finish(swaps)
+            for swap in swaps:
+                if undo:
+                    swap.take_back()
+                else:
+                    swap.put()
+            self._close(swaps)
         except OSError as error:
             log.error("files of the pair are not in place yet, and are tried again at the next start: %s", error)
+        self._sweep()
 
     def _swap(self, swaps: Sequence[_Swap]) -> None:
         try:
-            self._finish(swaps)
+            for swap in swaps:
+                swap.put()
+            _sync_folders(swaps)
         except OSError as error:
             self._write_journal(swaps, undo=True)
-            self._take_back(swaps)
+            for swap in swaps:
+                swap.take_back()
+            self._close(swaps)
             raise CallError(f"{error.filename}: cannot be put in place: {error.strerror}", errno.EIO) from error
+        with contextlib.suppress(OSError):  # all of them are in place; the next start finds that, too
+            self._close(swaps)
 
-    def _finish(self, swaps: Sequence[_Swap]) -> None:
-        for swap in swaps:
-            swap.put()
-        self._tidy(swaps)
-
-    def _take_back(self, swaps: Sequence[_Swap]) -> None:
-        for swap in swaps:
-            swap.take_back()
-        self._tidy(swaps)
-
-    def _tidy(self, swaps: Sequence[_Swap]) -> None:
-        for folder in {swap.path.parent for swap in swaps}:
-            _sync_folder(folder)
+    def _close(self, swaps: Sequence[_Swap]) -> None:
+        """The outcome is durable before the journal that would mend it goes."""
+        _sync_folders(swaps)
         self._journal.unlink(missing_ok=True)
         _sync_folder(self._journal.parent)
         for swap in swaps:
             swap.tidy()
+
+    def _sweep(self) -> None:
+        """What a life that ended before its journal left beside the places."""
+        if self._journal.exists():
+            return
+        paths = [*self._places.values(), *self._licence.keys_folder.glob("*.pem")]
+        drafts = [_Swap(path, existed=True).new for path in paths] + [_Swap(path, existed=True).old for path in paths]
+        drafts += self._licence.keys_folder.glob(".*.sync-new")
+        drafts += self._journal.parent.glob(f".{self._journal.name}.*")
+        for draft in drafts:
+            _remove(draft)
 
     def _write_journal(self, swaps: Sequence[_Swap], *, undo: bool) -> None:
         rows = [{"path": str(swap.path), "existed": swap.existed} for swap in swaps]
@@ -256,6 +267,19 @@ def _said(trouble: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise CallError(f"{error.filename}: {trouble}: {error.strerror}", error.errno or errno.EIO) from error
+
+
+def _remove(path: Path) -> None:
+    """What is not needed any more; that it stays is no failure."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s is left over from a sync, and cannot be removed: %s", path, error.strerror)
+
+
+def _sync_folders(swaps: Iterable[_Swap]) -> None:
+    for folder in {swap.path.parent for swap in swaps}:
+        _sync_folder(folder)
 
 
 def _sync_folder(folder: Path) -> None:
