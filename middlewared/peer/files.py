@@ -37,8 +37,8 @@ import orjson
 
 from middlewared.errors import EREMOTENODEERROR, CallError
 
-BLOCK_BYTES = 1 << 20
-BLOCKS_AHEAD_MAX = 8  # read or received, and not yet hashed and written
+BLOCK_BYTES = 256 << 10
+BLOCKS_AHEAD_MAX = 4  # read or received, and not yet hashed and written
 MESSAGE_BYTES_MAX = 16 << 10
 BUSY_S = 1.0  # a side that has nothing to say for so long says that it is busy
 PARTIAL = ".partial"
