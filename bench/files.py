@@ -100,7 +100,7 @@ async def measure_files() -> list[Row]:
 
 
 async def _measure(link: PeerLink, gaps: Gaps, far: Process, source: Path, bare_port: int) -> list[Row]:
-    wire = link.files._wire
+    wire = link.transfers._wire
     if not isinstance(wire, TlsWire):
         raise BenchError("the link carries no files")
     idle_ms = await _idle_gap(link, gaps, far)
@@ -165,7 +165,7 @@ async def _ask(far: Process, what: str) -> str:
 
 async def _send(link: PeerLink, source: Path, name: str) -> float:
     start_s = time.perf_counter()
-    await link.files.send(source, INBOX, name)
+    await link.transfers.send(source, INBOX, name)
     return time.perf_counter() - start_s
 
 

@@ -21,7 +21,7 @@ async def _serve(folder: Path) -> None:
     settings = settings_of(folder, "B", "127.0.0.1:1")
     link = PeerLink(settings, "B")
     gaps = Gaps(link)
-    inbox = link.files.inboxes[INBOX] = Inbox(folder / "inbox", 1 << 40)
+    inbox = link.transfers.inboxes[INBOX] = Inbox(folder / "inbox", 1 << 40)
     await link.start()
     bare = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=_take_bare, args=(bare, load_trust(settings).server), daemon=True).start()

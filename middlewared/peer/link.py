@@ -65,7 +65,7 @@ class PeerLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._calls_count = 0
         self._snapshot_turn = asyncio.Lock()
-        self.files = Transfers(self._comes_up)
+        self.transfers = Transfers(self._comes_up)
 
     @property
     def paired(self) -> bool:
@@ -95,7 +95,7 @@ class PeerLink:
             return
         wire = self._wire or TlsWire(self._settings)
         if isinstance(wire, TlsWire):
-            self.files.use(wire)
+            self.transfers.use(wire)
         if not await self._listen(wire):
             self._tasks.append(asyncio.create_task(self._listen_later(wire)))
         if self._node == "A":
@@ -116,7 +116,7 @@ class PeerLink:
         self._listener = None
         if self._session is not None:
             self._drop(self._session, "stopped")
-        self.files.interrupt()
+        self.transfers.interrupt()
 
     # ------------------------------------------------------------------------------------------ use
 
@@ -278,7 +278,7 @@ class PeerLink:
         self._peer_facts = None
         self._up.clear()
         session.end(reason)
-        self.files.interrupt()
+        self.transfers.interrupt()
         log.warning("lost the other controller: %s", reason)
         _notify(self.on_lost)
 

@@ -3,8 +3,11 @@
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 
 from middlewared.peer.front import STREAM_MARK
+
+Objection = Callable[[bytes | None], str]  # why the owner of a certificate (DER) gets nothing; empty: nothing
 
 OPEN_TIMEOUT_S = 1.0  # each step of the way to a secured stream
 STALL_TIMEOUT_S = 10.0  # a stream on which nothing moves for so long has broken
@@ -12,7 +15,7 @@ _DRAINED_BYTES_MAX = 64 << 20
 _TOS_THROUGHPUT = 0x08  # where the way out is full, the link's own packets overtake these: tc-prio(8)
 
 
-def dial(where: str | tuple[str, int], context: ssl.SSLContext, pinned_der: bytes) -> ssl.SSLSocket:
+def dial(where: str | tuple[str, int], context: ssl.SSLContext, objection: Objection) -> ssl.SSLSocket:
     """To (host, port) or the path of a unix socket, secured. Raises OSError."""
     if isinstance(where, str):
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -23,31 +26,34 @@ def dial(where: str | tuple[str, int], context: ssl.SSLContext, pinned_der: byte
         if isinstance(where, str):
             plain.connect(where)
         plain.sendall(STREAM_MARK)
-        return _secured(plain, context, pinned_der, server_side=False)
+        return _secured(plain, context, objection, server_side=False)
     except BaseException:
         plain.close()
         raise
 
 
-def accept(plain: socket.socket, context: ssl.SSLContext, pinned_der: bytes) -> ssl.SSLSocket:
+def accept(plain: socket.socket, context: ssl.SSLContext, objection: Objection) -> ssl.SSLSocket:
     """The other half, of a connection whose mark is read. Raises OSError."""
     try:
         plain.settimeout(OPEN_TIMEOUT_S)
-        return _secured(plain, context, pinned_der, server_side=True)
+        return _secured(plain, context, objection, server_side=True)
     except BaseException:
         plain.close()
         raise
 
 
-def _secured(plain: socket.socket, context: ssl.SSLContext, pinned_der: bytes, *, server_side: bool) -> ssl.SSLSocket:
+def _secured(
+    plain: socket.socket, context: ssl.SSLContext, objection: Objection, *, server_side: bool
+) -> ssl.SSLSocket:
     if plain.family != socket.AF_UNIX:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if plain.family == socket.AF_INET:
         plain.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, _TOS_THROUGHPUT)
     secured = context.wrap_socket(plain, server_side=server_side, server_hostname=None if server_side else "peer")
-    if secured.getpeercert(binary_form=True) != pinned_der:
+    refusal = objection(secured.getpeercert(binary_form=True))
+    if refusal:
         secured.close()
-        raise ConnectionError("its certificate is not the pinned one")
+        raise ConnectionError(refusal)
     secured.settimeout(STALL_TIMEOUT_S)
     return secured
 

@@ -57,6 +57,10 @@ class Trust:
     client: ssl.SSLContext
     peer_der: bytes
 
+    def objection(self, proof: bytes | None) -> str:
+        """Why the owner of this certificate (DER) gets nothing; empty: it is the other controller."""
+        return "" if proof == self.peer_der else "its certificate is not the pinned one"
+
 
 class Connection(Protocol):
     """What a session needs of a connection: whole messages, in order, and when it last heard anything."""
@@ -116,10 +120,10 @@ class TlsWire:
         """A stream for files, beside the link (peer.streams). Blocks; raises OSError."""
         address = self._settings.connect
         where = address.removeprefix("unix:") if address.startswith("unix:") else split_address(address)
-        return streams.dial(where, self._trust.client, self._trust.peer_der)
+        return streams.dial(where, self._trust.client, self._trust.objection)
 
     def accept_stream(self, plain: socket.socket) -> ssl.SSLSocket:
-        return streams.accept(plain, self._trust.server, self._trust.peer_der)
+        return streams.accept(plain, self._trust.server, self._trust.objection)
 
 
 class _Listening:

@@ -13,7 +13,7 @@ from middlewared.plugins.failover import rehearsal
 from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.events import Wish
 from middlewared.plugins.failover.history import History, OpenHistory, Remembers
-from middlewared.plugins.failover.pairfiles import PairFiles
+from middlewared.plugins.failover.belongings import Belongings
 from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
 from middlewared.plugins.failover.remote import call_remote
@@ -36,7 +36,7 @@ class Failover(Plugin):
         files belong to the pair."""
         super().__init__(context)
         self.controller = FailoverController(context)
-        self._sync = PairSync(context, self.controller, PairFiles(context.settings) if with_files else None)
+        self._sync = PairSync(context, self.controller, Belongings(context.settings) if with_files else None)
         self._open_history = open_history or self._open_file
         self._history: Remembers | None = None
         self._rehearsing = asyncio.Lock()  # one at a time: each reads all disks

@@ -17,7 +17,7 @@ from middlewared.jobs import Job
 from middlewared.peer.transfers import Sent
 from middlewared.plugin import Call, Context
 from middlewared.plugins.failover.controller import FailoverController
-from middlewared.plugins.failover.pairfiles import INBOX, Entry, PairFiles, entries_of
+from middlewared.plugins.failover.belongings import INBOX, Entry, Belongings, entries_of
 from middlewared.plugins.failover.remote import mirror
 from middlewared.plugins.failover.state import Role
 
@@ -31,7 +31,7 @@ Report = Callable[[float, str], None]  # percent, what is done
 class PairSync:
     """`files` None: no files belong to the pair."""
 
-    def __init__(self, context: Context, controller: FailoverController, files: PairFiles | None) -> None:
+    def __init__(self, context: Context, controller: FailoverController, files: Belongings | None) -> None:
         self._context = context
         self._controller = controller
         self._files = files
@@ -39,7 +39,7 @@ class PairSync:
     async def start(self) -> None:
         if self._files is not None:
             await asyncio.to_thread(self._files.recover)
-            self._context.peer.files.inboxes[INBOX] = self._files.inbox
+            self._context.peer.transfers.inboxes[INBOX] = self._files.inbox
 
     # ------------------------------------------------------------------------------------------ jobs
 
@@ -112,7 +112,7 @@ class PairSync:
             percent = 5 + 55 * (before_bytes + sent.sent_bytes) / whole_bytes
             report(percent, f"Sending {entry.name} at {sent.bytes_per_s / 1e6:.0f} MB/s")
 
-        await self._context.peer.files.send(path, INBOX, entry.sha256, sha256=entry.sha256, on_progress=tell)
+        await self._context.peer.transfers.send(path, INBOX, entry.sha256, sha256=entry.sha256, on_progress=tell)
 
     # ------------------------------------------------------------------------------------------ the other's half
 
@@ -125,7 +125,7 @@ class PairSync:
         files = self._receiving(call)
         await asyncio.shield(asyncio.to_thread(files.install, entries_of(rows)))
 
-    def _receiving(self, call: Call) -> PairFiles:
+    def _receiving(self, call: Call) -> Belongings:
         if call.credential != NODE:
             raise CallError("Only the other controller hands files over", errno.EACCES)
         if self._files is None:

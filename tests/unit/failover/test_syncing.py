@@ -19,7 +19,7 @@ from middlewared.errors import EHAUNAVAILABLE, CallError
 from middlewared.jobs import Job, Jobs
 from middlewared.plugin import Call, Context
 from middlewared.plugins.failover.controller import FailoverController
-from middlewared.plugins.failover.pairfiles import PairFiles
+from middlewared.plugins.failover.belongings import Belongings
 from middlewared.plugins.failover.syncing import PairSync
 from middlewared.rpc.registry import Registry
 from middlewared.rpc.validation import check_arguments
@@ -55,7 +55,7 @@ class Side:
         context = SimpleNamespace(settings=settings, jobs=self.jobs, peer=link, call=self._call)
         controller = SimpleNamespace(mine=lambda: self.facts, sync=self.store)
         self.controller = controller
-        self.sync = PairSync(cast(Context, context), cast(FailoverController, controller), PairFiles(settings))
+        self.sync = PairSync(cast(Context, context), cast(FailoverController, controller), Belongings(settings))
         link.serve_call = self._serve
 
     async def _call(self, name: str, *args: Any) -> None:
@@ -83,7 +83,7 @@ class Side:
 async def sides(pair: Any, tmp_path: Path) -> AsyncIterator[tuple[Side, Side]]:  # noqa: F811 - the fixture
     log: list[str] = []
     a, b = (Side(node, side.link, tmp_path, log) for node, side in zip("AB", pair, strict=True))
-    b.link.files._wire._settings = replace(b.link.files._wire._settings, connect=a.link.listening_at[0])
+    b.link.transfers._wire._settings = replace(b.link.transfers._wire._settings, connect=a.link.listening_at[0])
     for one, other in ((a, b), (b, a)):
         one.controller.other = other.facts
         await one.sync.start()

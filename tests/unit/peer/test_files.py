@@ -281,11 +281,11 @@ def test_a_file_that_shrinks_while_it_is_sent_is_no_file(box: Inbox, source: Pat
 async def test_a_file_goes_both_ways(pair: Any, tmp_path: Path, source: Path) -> None:
     """Whoever sends dials, also node B, which never dials for the link itself."""
     a, b = pair
-    b.link.files._wire._settings = replace(b.link.files._wire._settings, connect=a.link.listening_at[0])
+    b.link.transfers._wire._settings = replace(b.link.transfers._wire._settings, connect=a.link.listening_at[0])
     for number, (here, there) in enumerate((pair, pair[::-1])):
-        there.link.files.inboxes["box"] = box = Inbox(tmp_path / f"box-{number}", 64 * MIB)
+        there.link.transfers.inboxes["box"] = box = Inbox(tmp_path / f"box-{number}", 64 * MIB)
         told: list[Sent] = []
-        await here.link.files.send(source, "box", "image", on_progress=told.append)
+        await here.link.transfers.send(source, "box", "image", on_progress=told.append)
         assert (box.folder / "image").read_bytes() == source.read_bytes()
         assert told[-1].sent_bytes == told[-1].size_bytes == source.stat().st_size
         assert told[-1].bytes_per_s > 0
@@ -293,18 +293,18 @@ async def test_a_file_goes_both_ways(pair: Any, tmp_path: Path, source: Path) ->
 
 async def test_a_refusal_is_not_tried_again(pair: Any, source: Path) -> None:
     with pytest.raises(CallError, match="no such place") as refused:
-        await pair[0].link.files.send(source, "box", "image")
+        await pair[0].link.transfers.send(source, "box", "image")
     assert refused.value.errno == errno.ENOENT
     with pytest.raises(CallError, match="cannot be read"):
-        await pair[0].link.files.send(source.with_name("nowhere"), "box", "image")
+        await pair[0].link.transfers.send(source.with_name("nowhere"), "box", "image")
     with pytest.raises(CallError, match="plain file name"):
-        await pair[0].link.files.send(source, "box", "../image")
+        await pair[0].link.transfers.send(source, "box", "../image")
 
 
 async def test_without_a_link_it_is_given_up(start_side: Any, source: Path) -> None:
     b = await start_side("B")
     with pytest.raises(CallError, match="not connected") as refused:
-        await b.link.files.send(source, "box", "image", patience_s=0.01)
+        await b.link.transfers.send(source, "box", "image", patience_s=0.01)
     assert refused.value.errno == errno.ECONNREFUSED
 
 
@@ -313,7 +313,7 @@ async def test_a_restarted_receiver_goes_on(start_side: Any, tmp_path: Path) -> 
     source = tmp_path / "source"
     source.write_bytes(os.urandom(40 * MIB))
     box = Inbox(tmp_path / "box", 64 * MIB)
-    b = await start_side("B", lambda link: link.files.inboxes.update(box=box))
+    b = await start_side("B", lambda link: link.transfers.inboxes.update(box=box))
     address = b.link.listening_at[0]
     a = await start_side("A", connect=address)
     await a.until("connected")
@@ -325,13 +325,13 @@ async def test_a_restarted_receiver_goes_on(start_side: Any, tmp_path: Path) -> 
         midway.set()
 
     slow = _slowed(a, after_bytes=8 * MIB, go_on=go_on)
-    task = asyncio.create_task(a.link.files.send(source, "box", "image", on_progress=look))
+    task = asyncio.create_task(a.link.transfers.send(source, "box", "image", on_progress=look))
     async with asyncio.timeout(20):
         await slow.wait()
         await b.link.stop()
         await a.until("lost")
         go_on.set()
-        await start_side("B", lambda link: link.files.inboxes.update(box=box), listen=address)
+        await start_side("B", lambda link: link.transfers.inboxes.update(box=box), listen=address)
         await task
     assert (box.folder / "image").read_bytes() == source.read_bytes()
     assert sum(1 for sent in told if sent.sent_bytes == 0) <= 1  # the second attempt did not begin at the beginning
@@ -339,7 +339,7 @@ async def test_a_restarted_receiver_goes_on(start_side: Any, tmp_path: Path) -> 
 
 def _slowed(side: Any, after_bytes: int, go_on: threading.Event) -> asyncio.Event:
     """The side's first stream stands still once so much went out, until told; the event says that it does."""
-    wire = side.link.files._wire
+    wire = side.link.transfers._wire
     loop, reached = asyncio.get_running_loop(), asyncio.Event()
     dial, count = wire.dial_stream, 0
 
@@ -372,10 +372,10 @@ async def test_a_frozen_receiver_holds_nothing_else_up(start_side: Any, wire_to:
     held: list[socket.socket] = []
     a = await start_side("A", connect=b.link.listening_at[0])
     await a.until("connected")
-    b.link.files._wire.take_stream = held.append  # accepted by the kernel, never served
-    a.link.files._wire.dial_stream = lambda: _unsecured(b.link.listening_at[0])
+    b.link.transfers._wire.take_stream = held.append  # accepted by the kernel, never served
+    a.link.transfers._wire.dial_stream = lambda: _unsecured(b.link.listening_at[0])
     b.link.serve_call = _echo
-    task = asyncio.create_task(a.link.files.send(source, "box", "image", patience_s=0.0))
+    task = asyncio.create_task(a.link.transfers.send(source, "box", "image", patience_s=0.0))
     for number in range(20):
         assert await a.link.call("echo", [number], timeout_s=5) == [number]
     assert not task.done()
@@ -399,16 +399,16 @@ async def _echo(method: str, args: list[Any], on_progress: Any) -> Any:
 
 async def test_a_cancelled_sender_ends_the_stream(pair: Any, tmp_path: Path, source: Path) -> None:
     a, b = pair
-    b.link.files.inboxes["box"] = Inbox(tmp_path / "box", 64 * MIB)
+    b.link.transfers.inboxes["box"] = Inbox(tmp_path / "box", 64 * MIB)
     go_on = threading.Event()
     reached = _slowed(a, after_bytes=MIB, go_on=go_on)
-    task = asyncio.create_task(a.link.files.send(source, "box", "image"))
+    task = asyncio.create_task(a.link.transfers.send(source, "box", "image"))
     await reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     go_on.set()
-    await a.link.files.send(source, "box", "image")  # the lock of the first is gone, and what it brought is used
+    await a.link.transfers.send(source, "box", "image")  # the lock of the first is gone, and what it brought is used
     assert (tmp_path / "box" / "image").read_bytes() == source.read_bytes()
 
 
@@ -417,7 +417,7 @@ async def test_a_stranger_gets_no_stream(
     start_side: Any, certificates: Path, tmp_path: Path, certificate: str | None
 ) -> None:
     box = Inbox(tmp_path / "box", 64 * MIB)
-    b = await start_side("B", lambda link: link.files.inboxes.update(box=box))
+    b = await start_side("B", lambda link: link.transfers.inboxes.update(box=box))
     settings = settings_of(certificates, "A", connect=b.link.listening_at[0])
     wire = TlsWire(settings)
     if certificate is None:

@@ -87,7 +87,7 @@ class _Swap:
         _remove(self.old)
 
 
-class PairFiles:
+class Belongings:
     """One controller's side."""
 
     def __init__(self, settings: Settings) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from middlewared.errors import CallError
-from middlewared.plugins.failover import pairfiles
-from middlewared.plugins.failover.pairfiles import Entry, PairFiles
+from middlewared.plugins.failover import belongings
+from middlewared.plugins.failover.belongings import Entry, Belongings
 from middlewared.settings import ApiSettings, Settings, SyncSettings
 
 
@@ -27,7 +27,7 @@ class Controller:
             api=ApiSettings(certificate=str(self.certificate)),
             sync=SyncSettings(files=(str(self.extra),), authorized_keys=str(self.keys)),
         )
-        self.files = PairFiles(self.settings)
+        self.files = Belongings(self.settings)
 
     def tree(self) -> dict[str, bytes]:
         """Everything that lies here, the inbox left out."""
@@ -180,7 +180,7 @@ def test_it_is_all_or_nothing_wherever_it_ends(
                 done = False
         if executioner.left > 0:
             break  # it ran through: every step has had its turn
-        PairFiles(b.settings).recover()
+        Belongings(b.settings).recover()
         tree = b.tree()
         assert tree in (fresh, wanted), f"step {at}: {sorted(tree)}"
         if fails and not done:
@@ -209,6 +209,6 @@ def test_what_cannot_be_read_is_named(a: Controller, monkeypatch: pytest.MonkeyP
     with pytest.raises(CallError, match=r"api\.pem belongs to the pair"):
         a.files.here()
     a.certificate.rmdir()
-    monkeypatch.setattr(pairfiles, "FILES_MAX", 1)
+    monkeypatch.setattr(belongings, "FILES_MAX", 1)
     with pytest.raises(CallError, match="at most 1"):
         a.files.here()
