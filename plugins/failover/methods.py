@@ -10,10 +10,10 @@ from typing import Any
 from middlewared.errors import CallError, ValidationErrors, invalid
 from middlewared.plugin import Call, Context, Plugin, method
 from middlewared.plugins.failover import rehearsal
+from middlewared.plugins.failover.belongings import Belongings
 from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.events import Wish
 from middlewared.plugins.failover.history import History, OpenHistory, Remembers
-from middlewared.plugins.failover.belongings import Belongings
 from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
 from middlewared.plugins.failover.remote import call_remote

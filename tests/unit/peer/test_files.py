@@ -368,7 +368,7 @@ def _slowed(side: Any, after_bytes: int, go_on: threading.Event) -> asyncio.Even
 
 async def test_a_frozen_receiver_holds_nothing_else_up(start_side: Any, wire_to: Any, source: Path) -> None:
     """B's stream is taken and then nothing: calls, facts and the loop go on, and the end of the link ends it."""
-    b = await start_side("B", heartbeat_ms=20, timeout_ms=5000)
+    b = await start_side("B", heartbeat_ms=20, timeout_ms=20_000)
     held: list[socket.socket] = []
     a = await start_side("A", connect=b.link.listening_at[0])
     await a.until("connected")

@@ -31,7 +31,7 @@ async def keep_alive(wire: Any) -> None:
 @pytest.fixture
 async def deaf(start_side: Any, wire_to: Any) -> Any:
     """(b, a peer that sends heartbeats and reads nothing)."""
-    b = await start_side("B", heartbeat_ms=20, timeout_ms=5000)
+    b = await start_side("B", heartbeat_ms=20, timeout_ms=20_000)
     wire = await wire_to(b)
     wire.socket.transport.pause_reading()
     beating = asyncio.create_task(keep_alive(wire))
@@ -67,7 +67,7 @@ async def test_answers_that_a_deaf_peer_does_not_take_are_bounded(deaf: Any) -> 
 
     async def serve(method: str, args: list[Any], on_progress: Any) -> Any:
         nonlocal answered
-        for _ in range(100):
+        for _ in range(3):
             on_progress(BIG)  # dropped when there is no room
         answered += 1
         return BIG
