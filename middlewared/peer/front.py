@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection
 
 STREAM_MARK = b"F"
 _TLS_MARK = b"\x16"
-_OPENING_MAX = 64  # connections that have not shown their certificate yet
+_OPENING_MAX = 64  # connections that have not shown their certificate yet; the oldest makes room
 
 
 class Front:
@@ -27,22 +27,28 @@ class Front:
         self.tls = tls
         self.timeout_s = timeout_s
         self._take_stream = take_stream
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], None] = {}  # in the order in which they came
 
     def admit(self, connection: "Sorted", transport: asyncio.Transport) -> None:
         transport.set_protocol(asyncio.Protocol())  # the connection itself learns nothing before it is secured
         transport.pause_reading()
         if len(self._opening) >= _OPENING_MAX:
-            transport.abort()
-            return
+            next(iter(self._opening)).cancel()  # who is honest needs milliseconds, and has gone on long since
         task = asyncio.get_running_loop().create_task(self._open(connection, transport))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._opening[task] = None
+
+        def opened(done: asyncio.Task[None]) -> None:
+            del self._opening[done]
+            if not connection.is_secured:  # also where the task was cancelled before its first step
+                transport.abort()
+
+        task.add_done_callback(opened)
 
     async def close(self) -> None:
-        for task in self._opening:
+        opening = list(self._opening)
+        for task in opening:
             task.cancel()
-        await asyncio.gather(*self._opening, return_exceptions=True)
+        await asyncio.gather(*opening, return_exceptions=True)
 
     async def _open(self, connection: "Sorted", transport: asyncio.Transport) -> None:
         try:
@@ -57,10 +63,7 @@ class Front:
                     connection.secured(cast(asyncio.Transport, secured))
                     return
         except (OSError, TimeoutError):
-            pass  # he who cannot prove who he is, or says nothing, leaves no trace: scanners would fill the log
-        finally:
-            if not connection.is_secured:
-                transport.abort()
+            pass  # who cannot prove who he is, or says nothing, leaves no trace: scanners would fill the log
 
 
 class Sorted(ServerConnection):

@@ -19,7 +19,7 @@ from unit.peer.conftest import settings_of
 from middlewared.errors import CallError
 from middlewared.peer import files
 from middlewared.peer.files import BLOCK_BYTES, Inbox, Offer, StreamError, Talk
-from middlewared.peer.front import STREAM_MARK
+from middlewared.peer.front import _OPENING_MAX, STREAM_MARK
 from middlewared.peer.transfers import Sent
 from middlewared.peer.transport import TlsWire, load_trust
 
@@ -434,6 +434,19 @@ async def test_a_stranger_gets_no_stream(
     with pytest.raises(OSError):  # noqa: PT011 - a TLS alert, or the end of the connection
         await asyncio.to_thread(attempt)
     assert not box.folder.exists()
+
+
+async def test_many_who_say_nothing_do_not_keep_the_other_controller_out(start_side: Any) -> None:
+    b = await start_side("B")
+    host, _, port = b.link.listening_at[0].rpartition(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(3 * _OPENING_MAX)]
+    a = await start_side("A", connect=b.link.listening_at[0])
+    await a.until("connected")
+    for reader, writer in silent:
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+        writer.close()
+    assert a.history == ["connected"]
 
 
 @pytest.mark.parametrize("said", [b"F", b"X", b"GET / HTTP/1.1\r\n\r\n", b"\x16", b"FF\x00\x00\x00\x02{}"])
