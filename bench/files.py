@@ -147,8 +147,8 @@ async def _idle_gap(link: PeerLink, gaps: Gaps, far: Process) -> float:
 
 
 async def _begin(gaps: Gaps, far: Process) -> None:
-    gaps.begin()
     await _ask(far, "begin")
+    gaps.begin()
 
 
 async def _worst(far: Process) -> float:

@@ -28,11 +28,15 @@ async def _serve(folder: Path) -> None:
     print(link.listening_at[0], bare.getsockname()[1], flush=True)
     while question := (await asyncio.to_thread(sys.stdin.readline)).strip():
         if question == "begin":
+            await asyncio.to_thread(_empty, inbox.folder)  # a big file in memory takes long to remove
             gaps.begin()
-            for path in inbox.folder.glob("*"):
-                path.unlink()
         print(gaps.worst_ms, flush=True)
     await link.stop()
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.glob("*"):
+        path.unlink()
 
 
 def _take_bare(listener: socket.socket, tls: ssl.SSLContext) -> None:
