@@ -21,7 +21,7 @@ from bench.lab import PATIENCE_S, BenchError
 from bench.table import Row
 from middlewared.peer import pairing
 from middlewared.peer.link import PeerLink
-from middlewared.peer.transport import TlsWire
+from middlewared.peer.transport import TlsWire, load_trust
 from middlewared.settings import PeerSettings
 
 INBOX = "bench"
@@ -90,16 +90,19 @@ async def measure_files() -> list[Row]:
         await asyncio.to_thread(source.write_bytes, os.urandom(SIZE_BYTES))
         async with helper("bench.files_far", directory, quiet=False) as far:
             address, bare_port = (await line(far)).split()
-            link = PeerLink(settings_of(folder, "A", address), "A")
+            settings = settings_of(folder, "A", address)
+            link, tls = PeerLink(settings, "A"), load_trust(settings).client
             gaps = Gaps(link)
             await link.start()
             try:
-                return await _measure(link, gaps, far, source, int(bare_port))
+                return await _measure(link, gaps, far, source, tls, int(bare_port))
             finally:
                 await link.stop()
 
 
-async def _measure(link: PeerLink, gaps: Gaps, far: Process, source: Path, bare_port: int) -> list[Row]:
+async def _measure(
+    link: PeerLink, gaps: Gaps, far: Process, source: Path, tls: ssl.SSLContext, bare_port: int
+) -> list[Row]:
     wire = link.transfers._wire
     if not isinstance(wire, TlsWire):
         raise BenchError("the link carries no files")
@@ -112,7 +115,7 @@ async def _measure(link: PeerLink, gaps: Gaps, far: Process, source: Path, bare_
         await _begin(gaps, far)
         for run in range(_RUNS):  # in turns: a busy neighbour meets both
             ours_s.append(await _send(link, source, f"{run}-{rate}"))
-            bare_s.append(await asyncio.to_thread(_send_bare, wire, source, bare_port, rate))
+            bare_s.append(await asyncio.to_thread(_send_bare, tls, source, bare_port, rate))
         worst_ms = max(await _worst(far), gaps.worst_ms)
         slower = statistics.median(ours_s) / statistics.median(bare_s)
         rows += [
@@ -179,10 +182,10 @@ def _paced(dial: Callable[[], ssl.SSLSocket], rate: int) -> Callable[[], ssl.SSL
     return paced
 
 
-def _send_bare(wire: TlsWire, source: Path, port: int, rate: int) -> float:
+def _send_bare(tls: ssl.SSLContext, source: Path, port: int, rate: int) -> float:
     """As many bytes, out of a buffer into a buffer."""
     data = memoryview(source.read_bytes())
-    with wire._trust.client.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="peer") as bare:
+    with tls.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="peer") as bare:
         if rate:
             bare.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
         start_s = time.perf_counter()

@@ -17,11 +17,11 @@ import pytest
 from unit.peer.conftest import settings_of
 
 from middlewared.errors import CallError
-from middlewared.peer import files
+from middlewared.peer import files, streams
 from middlewared.peer.files import BLOCK_BYTES, Inbox, Offer, StreamError, Talk
 from middlewared.peer.front import _OPENING_MAX, STREAM_MARK
 from middlewared.peer.transfers import Sent
-from middlewared.peer.transport import TlsWire, load_trust
+from middlewared.peer.transport import load_trust, split_address
 
 MIB = 1 << 20
 TLS_ALERT = 0x15  # RFC 8446, 5.1
@@ -418,17 +418,16 @@ async def test_a_stranger_gets_no_stream(
 ) -> None:
     box = Inbox(tmp_path / "box", 64 * MIB)
     b = await start_side("B", lambda link: link.transfers.inboxes.update(box=box))
-    settings = settings_of(certificates, "A", connect=b.link.listening_at[0])
-    wire = TlsWire(settings)
     if certificate is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        wire._trust = replace(wire._trust, client=context)
     else:
-        wire._trust = load_trust(settings_of(certificates, "A", certificate=str(certificates / f"{certificate}.pem")))
+        context = load_trust(
+            settings_of(certificates, "A", certificate=str(certificates / f"{certificate}.pem"))
+        ).client
 
     def attempt() -> None:
-        with wire.dial_stream() as stream:
+        with streams.dial(split_address(b.link.listening_at[0]), context, lambda proof: "") as stream:
             files.send(stream, Path(__file__), Offer("box", "image", Path(__file__).stat().st_size, 0o600))
 
     with pytest.raises(OSError):  # noqa: PT011 - a TLS alert, or the end of the connection
