@@ -5,7 +5,7 @@ import contextlib
 import logging
 import tracemalloc
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -101,6 +101,8 @@ def test_anything_is_a_frame_or_an_error(message: str | bytes) -> None:
 class Scripted:
     """A connection on which the other end says what the test wants, then hangs up."""
 
+    proof = b""  # there is no TLS below it
+
     def __init__(self, messages: list[str | bytes]) -> None:
         self.heard_at = asyncio.get_running_loop().time()
         self._messages = deque(messages)
@@ -135,7 +137,7 @@ async def apply(image: bytes) -> None:
 
 
 async def _one_life(messages: list[str | bytes]) -> Scripted:
-    side = PeerLink(PATIENT, "A")
+    side = PeerLink(PATIENT, "A", cast(Any, object()))
     side.serve_call, side.serve_snapshot = serve, apply
     connection = Scripted([encode(Hello("B")), *messages])
     await side._run(connection)
@@ -178,7 +180,7 @@ HOSTILE = {
 async def test_a_flood_costs_no_more_memory_than_its_bounds(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """From one who says a lot, and takes nothing that we say."""
     caplog.set_level(logging.ERROR)
-    side = PeerLink(PATIENT, "A")
+    side = PeerLink(PATIENT, "A", cast(Any, object()))
     held = asyncio.Event()
 
     async def never(method: str, args: list[Any], on_progress: Any) -> None:
