@@ -16,8 +16,8 @@ from middlewared.errors import EHAUNAVAILABLE, CallError
 from middlewared.jobs import Job
 from middlewared.peer.transfers import Sent
 from middlewared.plugin import Call, Context
+from middlewared.plugins.failover.belongings import INBOX, Belongings, Entry, entries_of
 from middlewared.plugins.failover.controller import FailoverController
-from middlewared.plugins.failover.belongings import INBOX, Entry, Belongings, entries_of
 from middlewared.plugins.failover.remote import mirror
 from middlewared.plugins.failover.state import Role
 

@@ -9,8 +9,8 @@ import pytest
 
 from middlewared.errors import CallError
 from middlewared.plugins.failover import belongings
-from middlewared.plugins.failover.belongings import Entry, Belongings
-from middlewared.settings import ApiSettings, Settings, SyncSettings
+from middlewared.plugins.failover.belongings import Belongings, Entry
+from middlewared.settings import ApiSettings, Settings, SettingsError, SyncSettings, load
 
 
 class Controller:
@@ -195,6 +195,18 @@ def test_it_is_all_or_nothing_wherever_it_ends(
     assert at > 12
     assert finished > 2
     assert b.tree() == wanted
+
+
+@pytest.mark.parametrize(
+    "line", ['files = ["etc/x"]', 'files = ["/etc/../x"]', 'authorized_keys = "keys"', 'files = "/x"']
+)
+def test_settings_name_whole_paths(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "middlewared.toml"
+    path.write_text(f"[sync]\n{line}\n")
+    with pytest.raises(SettingsError, match="files"):
+        load(path)
+    path.write_text('[sync]\nfiles = ["/etc/x"]\nauthorized_keys = ""\n')
+    assert load(path).sync.files == ("/etc/x",)
 
 
 def test_an_unreadable_journal_is_said(b: Controller, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,8 +18,8 @@ from middlewared.bus import Bus
 from middlewared.errors import EHAUNAVAILABLE, CallError
 from middlewared.jobs import Job, Jobs
 from middlewared.plugin import Call, Context
-from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.belongings import Belongings
+from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.syncing import PairSync
 from middlewared.rpc.registry import Registry
 from middlewared.rpc.validation import check_arguments

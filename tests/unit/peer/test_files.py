@@ -7,8 +7,10 @@ import hashlib
 import os
 import socket
 import ssl
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -318,52 +320,115 @@ async def test_a_restarted_receiver_goes_on(start_side: Any, tmp_path: Path) -> 
     a = await start_side("A", connect=address)
     await a.until("connected")
     told: list[Sent] = []
-    midway, go_on = asyncio.Event(), threading.Event()
-
-    def look(sent: Sent) -> None:
-        told.append(sent)
-        midway.set()
-
-    slow = _slowed(a, after_bytes=8 * MIB, go_on=go_on)
-    task = asyncio.create_task(a.link.transfers.send(source, "box", "image", on_progress=look))
+    watched = Watched(a, after_bytes=8 * MIB)
+    task = asyncio.create_task(a.link.transfers.send(source, "box", "image", on_progress=told.append))
     async with asyncio.timeout(20):
-        await slow.wait()
+        await watched.stands.wait()
         await b.link.stop()
         await a.until("lost")
-        go_on.set()
+        left = (box.folder / "image.partial").stat().st_size
+        assert left > 0
+        watched.go_on.set()
         await start_side("B", lambda link: link.transfers.inboxes.update(box=box), listen=address)
         await task
     assert (box.folder / "image").read_bytes() == source.read_bytes()
-    assert sum(1 for sent in told if sent.sent_bytes == 0) <= 1  # the second attempt did not begin at the beginning
+    assert told[-1].sent_bytes == source.stat().st_size
+    assert watched.sent_bytes[-1] < 40 * MIB - left + MIB
 
 
-def _slowed(side: Any, after_bytes: int, go_on: threading.Event) -> asyncio.Event:
-    """The side's first stream stands still once so much went out, until told; the event says that it does."""
-    wire = side.link.transfers._wire
-    loop, reached = asyncio.get_running_loop(), asyncio.Event()
-    dial, count = wire.dial_stream, 0
+FAR = """
+import asyncio, sys
+from pathlib import Path
+from unit.peer.conftest import settings_of
+from middlewared.peer.files import Inbox
+from middlewared.peer.link import PeerLink
 
-    def dial_stream() -> Any:
-        nonlocal count
-        stream = dial()
-        count += 1
-        if count > 1:
-            return stream
-        sendall, sent = stream.sendall, 0
+async def serve(certificates, listen, folder):
+    link = PeerLink(settings_of(Path(certificates), "B", listen=listen), "B")
+    link.transfers.inboxes["box"] = Inbox(Path(folder), 1 << 30)
+    await link.start()
+    print(link.listening_at[0], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
 
-        def slow(data: Any) -> None:
-            nonlocal sent
+asyncio.run(serve(*sys.argv[1:]))
+"""
+
+
+@contextlib.asynccontextmanager
+async def a_daemon(certificates: Path, listen: str, folder: Path) -> AsyncIterator[tuple[Any, str]]:
+    """Node B in a process of its own, and where it listens."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        FAR,
+        str(certificates),
+        listen,
+        str(folder),
+        stdin=PIPE,
+        stdout=PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(20):
+            address = (await process.stdout.readline()).decode().strip()
+        yield process, address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def test_a_receiver_that_is_killed_goes_on(start_side: Any, certificates: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, and a new process: what the dead one had received is not sent again."""
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(24 * MIB))
+    box = tmp_path / "box"
+    async with a_daemon(certificates, "127.0.0.1:0", box) as (process, address), asyncio.timeout(40):
+        a = await start_side("A", connect=address)
+        await a.until("connected")
+        watched = Watched(a, after_bytes=12 * MIB)
+        task = asyncio.create_task(a.link.transfers.send(source, "box", "image"))
+        await watched.stands.wait()
+        process.kill()
+        await a.until("lost")
+        watched.go_on.set()
+        left = (box / "image.partial").stat().st_size
+        assert left > 0
+        async with a_daemon(certificates, address, box):
+            await task
+    assert (box / "image").read_bytes() == source.read_bytes()
+    assert watched.sent_bytes[-1] < 24 * MIB - left + MIB
+    assert not (box / "image.partial").exists()
+
+
+class Watched:
+    """A side's streams: what went out on each, in bytes. The first stands still after so much, until told to go on."""
+
+    def __init__(self, side: Any, after_bytes: int) -> None:
+        self.sent_bytes: list[int] = []
+        self.stands = asyncio.Event()
+        self.go_on = threading.Event()
+        self._after_bytes = after_bytes
+        self._loop = asyncio.get_running_loop()
+        self._wire = side.link.transfers._wire
+        self._dial = self._wire.dial_stream
+        self._wire.dial_stream = self._dial_stream
+
+    def _dial_stream(self) -> Any:
+        stream = self._dial()
+        number, sendall = len(self.sent_bytes), stream.sendall
+        self.sent_bytes.append(0)
+
+        def watched(data: Any) -> None:
             sendall(data)
-            sent += len(data)
-            if sent >= after_bytes:
-                loop.call_soon_threadsafe(reached.set)
-                go_on.wait(20)
+            self.sent_bytes[number] += len(data)
+            if number == 0 and self.sent_bytes[0] >= self._after_bytes:
+                self._loop.call_soon_threadsafe(self.stands.set)
+                self.go_on.wait(20)
 
-        stream.sendall = slow
+        stream.sendall = watched
         return stream
-
-    wire.dial_stream = dial_stream
-    return reached
 
 
 async def test_a_frozen_receiver_holds_nothing_else_up(start_side: Any, wire_to: Any, source: Path) -> None:
@@ -400,14 +465,13 @@ async def _echo(method: str, args: list[Any], on_progress: Any) -> Any:
 async def test_a_cancelled_sender_ends_the_stream(pair: Any, tmp_path: Path, source: Path) -> None:
     a, b = pair
     b.link.transfers.inboxes["box"] = Inbox(tmp_path / "box", 64 * MIB)
-    go_on = threading.Event()
-    reached = _slowed(a, after_bytes=MIB, go_on=go_on)
+    watched = Watched(a, after_bytes=MIB)
     task = asyncio.create_task(a.link.transfers.send(source, "box", "image"))
-    await reached.wait()
+    await watched.stands.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    go_on.set()
+    watched.go_on.set()
     await a.link.transfers.send(source, "box", "image")  # the lock of the first is gone, and what it brought is used
     assert (tmp_path / "box" / "image").read_bytes() == source.read_bytes()
 
