@@ -1,5 +1,6 @@
 """Facts as they travel over the peer link. Releases may differ by one, in either direction."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
