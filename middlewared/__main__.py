@@ -2,6 +2,7 @@
 
 middlewared [--config FILE]     run this controller's daemon (default: /etc/middlewared/middlewared.toml)
 middlewared doctor …            what this host lacks, and the remedy; `middlewared doctor --help`
+middlewared pair …              make this controller and another one a pair; `middlewared pair --help`
 middlewared licence …           the pair's licence, which it issues itself; `middlewared licence --help`
 middlewared lab …               two simulated controllers on this computer; `middlewared lab --help`
 """
@@ -25,6 +26,10 @@ def main() -> int:
         from middlewared.doctor.commands import main as doctor
 
         return doctor(sys.argv[2:], DEFAULT_CONFIG)
+    if sys.argv[1:2] == ["pair"]:
+        from middlewared.pairing import main as pair
+
+        return pair(sys.argv[2:], DEFAULT_CONFIG)
     if sys.argv[1:2] == ["licence"]:
         from middlewared.licensing import main as licence
 
@@ -32,8 +37,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="middlewared",
         description="High availability for two-controller storage: the daemon of one controller.",
-        epilog="`middlewared doctor --help`: what this host lacks. `middlewared licence --help`: the pair's licence."
-        " `middlewared lab --help`: two simulated controllers on this computer.",
+        epilog="`middlewared pair --help`: make a pair of two controllers. `middlewared doctor --help`: what this host"
+        " lacks. `middlewared licence --help`: the pair's licence. `middlewared lab --help`: two simulated controllers"
+        " on this computer.",
     )
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="settings (default: %(default)s)"

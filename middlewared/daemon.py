@@ -16,6 +16,7 @@ from middlewared.auth.ratelimit import MinuteLimiter
 from middlewared.bus import Bus
 from middlewared.jobs import Jobs
 from middlewared.peer.link import PeerLink
+from middlewared.peer.pairfiles import PairFiles
 from middlewared.plugin import Call, Context, Plugin
 from middlewared.plugins.failover.methods import Failover
 from middlewared.ports import PortError
@@ -26,6 +27,7 @@ from middlewared.rpc.registry import Registry, RegistryError
 from middlewared.rpc.server import Server
 from middlewared.settings import Settings, SettingsError, load
 from middlewared.store.database import Store, StoreError
+from middlewared.store.sealing import Sealing, has_sealed
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +75,7 @@ async def _running(settings: Settings) -> AsyncIterator[Context]:
         machine = drivers.pick(settings)
         await machine.start()
         stack.push_async_callback(machine.stop)
-        store = await Store.open(state_dir / "store.db")
+        store = await _open_store(settings)
         stack.push_async_callback(store.close)
         audit = await AuditLog.open(state_dir / "audit.db", settings.node)
         stack.push_async_callback(audit.close)
@@ -120,6 +122,24 @@ async def _running(settings: Settings) -> AsyncIterator[Context]:
         await server.start()
         stack.push_async_callback(server.stop)
         yield context
+
+
+async def _open_store(settings: Settings) -> Store:
+    """With the key that its secrets are sealed with; the first start makes one.
+
+    Without the key that a store was sealed with, nobody can log in by password or API key; failover does not need it,
+    so that is no reason not to start. An alert says so (plugins/pair).
+    """
+    files = PairFiles(settings.peer)
+    sealing = Sealing()
+    try:
+        sealing.ring = files.ring()
+    except SettingsError as error:
+        log.error("%s", error)
+    store = await Store.open(Path(settings.state_dir) / "store.db", sealing=sealing)
+    if sealing.ring is None and not files.key_path.exists() and not has_sealed(store.query):
+        sealing.ring = await asyncio.to_thread(files.make_ring)
+    return store
 
 
 async def _tell_what_is_missing(machine: drivers.Drivers) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+PEER_FOLDER = "peer"  # in state_dir
+
 
 class SettingsError(Exception):
     """The settings file is missing, unreadable or wrong; the message names the key and the remedy."""
@@ -38,8 +40,9 @@ class PeerSettings:
 
     listen: str = "169.254.10.1:6000"  # or unix:/path
     connect: str = "169.254.10.2:6000"
-    certificate: str = ""  # ours: PEM, certificate and key
-    peer_certificate: str = ""  # the other's, pinned
+    certificate: str = ""  # ours: PEM, certificate and key; empty: peer/own.pem in state_dir, as below
+    peer_certificate: str = ""  # the other's, pinned; empty: peer/other.pem. No such file: not paired
+    pair_key: str = ""  # what secrets are encrypted with, the same on both; empty: peer/pair.key
     heartbeat_ms: int = 100
     timeout_ms: int = 500
 
@@ -145,7 +148,17 @@ def load(path: Path) -> Settings:
         raise SettingsError(f"{path}: not TOML: {error}") from error
     settings: Settings = _build(Settings, data, str(path))
     _check(settings, str(path))
-    return settings
+    return dataclasses.replace(settings, peer=_with_files(settings.peer, Path(settings.state_dir) / PEER_FOLDER))
+
+
+def _with_files(peer: PeerSettings, folder: Path) -> PeerSettings:
+    """With the names of the files that `middlewared pair` makes, where the settings name no others."""
+    return dataclasses.replace(
+        peer,
+        certificate=peer.certificate or str(folder / "own.pem"),
+        peer_certificate=peer.peer_certificate or str(folder / "other.pem"),
+        pair_key=peer.pair_key or str(folder / "pair.key"),
+    )
 
 
 def _build(kind: type[Any], data: dict[str, Any], where: str) -> Any:

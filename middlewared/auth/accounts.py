@@ -14,6 +14,12 @@ ADMINISTRATORS = "builtin_administrators"
 Query = Callable[..., list[dict[str, Any]]]
 """`Store.query` or `Transaction.execute`."""
 
+_SELECT = (
+    "SELECT id, username, full_name, uid, locked, builtin, groups, attributes,"
+    " unseal('user', 'password_hash', id, password_hash) AS password_hash,"
+    " unseal('user', 'otp_secret', id, otp_secret) AS otp_secret FROM user"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -40,19 +46,19 @@ class Account:
 
 def all_accounts(query: Query) -> list[Account]:
     """Every account, by id."""
-    return _accounts(query, "SELECT * FROM user ORDER BY id")
+    return _accounts(query, f"{_SELECT} ORDER BY id")
 
 
 def find_by_id(query: Query, number: int) -> Account | None:
-    return next(iter(_accounts(query, "SELECT * FROM user WHERE id = ?", number)), None)
+    return next(iter(_accounts(query, f"{_SELECT} WHERE id = ?", number)), None)
 
 
 def find_by_name(query: Query, username: str) -> Account | None:
-    return next(iter(_accounts(query, "SELECT * FROM user WHERE username = ?", username)), None)
+    return next(iter(_accounts(query, f"{_SELECT} WHERE username = ?", username)), None)
 
 
 def find_by_uid(query: Query, uid: int) -> Account | None:
-    return next(iter(_accounts(query, "SELECT * FROM user WHERE uid = ?", uid)), None)
+    return next(iter(_accounts(query, f"{_SELECT} WHERE uid = ?", uid)), None)
 
 
 def _accounts(query: Query, sql: str, *params: Any) -> list[Account]:
@@ -82,6 +88,18 @@ def _account(row: dict[str, Any], privileges: Iterable[Mapping[str, Any]]) -> Ac
         roles=frozenset(role for privilege in given for role in privilege["roles"]),
         allowlist=tuple(entry for privilege in given for entry in privilege["allowlist"]),
     )
+
+
+def set_password_hash(execute: Query, user_id: int, password_hash: str | None) -> None:
+    """Inside a transaction: the new hash, sealed; None: no login by password."""
+    execute(
+        "UPDATE user SET password_hash = seal('user', 'password_hash', id, ?) WHERE id = ?", (password_hash, user_id)
+    )
+
+
+def set_otp_secret(execute: Query, user_id: int, secret: str | None) -> None:
+    """Inside a transaction: the new secret, sealed; None: no second factor."""
+    execute("UPDATE user SET otp_secret = seal('user', 'otp_secret', id, ?) WHERE id = ?", (secret, user_id))
 
 
 def roles_of_groups(query: Query, groups: Iterable[str]) -> frozenset[str]:

@@ -27,6 +27,11 @@ STEP_TIMEOUT_S = 300  # between the two steps of a login
 OTP_ATTEMPTS_MAX = 3
 API_KEY_SECRET_CHARACTERS = 64
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_SELECT_KEY = (
+    "SELECT id, username, salt, iterations, name, expires_at_ms, revoked,"
+    " unseal('api_key', 'stored_key', id, stored_key) AS stored_key,"
+    " unseal('api_key', 'server_key', id, server_key) AS server_key FROM api_key WHERE id = ?"
+)
 _ACCOUNT_TABLES = frozenset({"user", "privilege", "api_key"})
 
 
@@ -266,7 +271,7 @@ class Authenticator:
         return self._success(_credential("API_KEY", account, data), rfc_str)
 
     def _key_row(self, number: int) -> dict[str, Any] | None:
-        return next(iter(self._store.query("SELECT * FROM api_key WHERE id = ?", (number,))), None)
+        return next(iter(self._store.query(_SELECT_KEY, (number,))), None)
 
     def _key_is_valid(self, row: dict[str, Any] | None) -> bool:
         if row is None or row["revoked"]:
@@ -337,7 +342,7 @@ class Authenticator:
 
 
 def encode_verifier(verifier: scram.Verifier) -> tuple[str, int, str, str]:
-    """The columns salt, iterations, stored_key, server_key of table api_key."""
+    """The columns salt, iterations, stored_key, server_key of table api_key, the last two not yet sealed."""
     texts = [base64.b64encode(part).decode() for part in (verifier.salt, verifier.stored_key, verifier.server_key)]
     return texts[0], verifier.iterations, texts[1], texts[2]
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import argon2
 
-from middlewared.auth.accounts import ADMINISTRATORS
+from middlewared.auth.accounts import ADMINISTRATORS, set_password_hash
 from middlewared.auth.ratelimit import limit_key
 from middlewared.errors import CallError
 from middlewared.store.database import Store, Transaction
@@ -139,9 +139,11 @@ async def ensure_administrator(store: Store, username: str, password: str) -> No
     password_hash = await asyncio.to_thread(hash_password, password)
 
     def add(transaction: Transaction) -> None:
-        transaction.execute(
-            "INSERT OR IGNORE INTO user (username, full_name, password_hash, groups) VALUES (?, ?, ?, ?)",
-            (username, "Local Administrator", password_hash, json.dumps([ADMINISTRATORS])),
+        added = transaction.execute(
+            "INSERT OR IGNORE INTO user (username, full_name, groups) VALUES (?, ?, ?) RETURNING id",
+            (username, "Local Administrator", json.dumps([ADMINISTRATORS])),
         )
+        for row in added:
+            set_password_hash(transaction.execute, row["id"], password_hash)
 
     await store.write(add)

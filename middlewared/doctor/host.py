@@ -7,20 +7,22 @@ import platform
 import socket
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 
+from middlewared.peer.pairfiles import PairFiles
+from middlewared.peer.pairing import RENEW_BEFORE
 from middlewared.peer.transport import split_address
 from middlewared.ports import Finding
-from middlewared.settings import Settings, SettingsError
+from middlewared.settings import PeerSettings, Settings, SettingsError
 
 PYTHON_MIN = (3, 11)
-RENEW_BEFORE = timedelta(days=30)
 CLOCK_MIN = datetime(2026, 1, 1, tzinfo=UTC)  # older than this program: the clock was never set
 _SOCKET_TIMEOUT_S = 1.0
-_PAIR = "pair the controllers again"
+_ROTATE = "`middlewared pair --rotate` on the controller whose certificate it is, while the link is up"
+_PAIR = "`middlewared pair` on both controllers"
 
 
 async def examine(settings: Settings, now: datetime) -> list[Finding]:
@@ -103,12 +105,25 @@ _PORT_REMEDIES = {
 
 
 def certificates(settings: Settings, now: datetime) -> list[Finding]:
-    """Each one that the settings name, or should."""
+    """Each one that the settings name, or should; and the key that came with them."""
     peer, api = settings.peer, settings.api
     wanted = [("peer.certificate", peer.certificate, _PAIR), ("peer.peer_certificate", peer.peer_certificate, _PAIR)]
     if api.listen_tls or api.certificate:
         wanted.append(("api.certificate", api.certificate, "have a new one issued"))
-    return [certificate(key, path, now, remedy) for key, path, remedy in wanted]
+    return [*(certificate(key, path, now, remedy) for key, path, remedy in wanted), pair_key(peer)]
+
+
+def pair_key(peer: PeerSettings) -> Finding:
+    """What secrets in the configuration are sealed with."""
+    try:
+        ring = PairFiles(peer).ring()
+    except SettingsError as error:
+        return Finding("peer.pair_key", False, str(error), _PAIR)
+    if ring is None:
+        return Finding("peer.pair_key", False, f"{peer.pair_key}: No such file or directory", _PAIR)
+    if Path(peer.pair_key).stat().st_mode & 0o077:
+        return Finding("peer.pair_key", False, "others may read it", f"chmod 600 {peer.pair_key}")
+    return Finding("peer.pair_key", True, f"{ring.current_id}, and {len(ring.keys) - 1} older ones")
 
 
 def certificate(key: str, path: str, now: datetime, remedy: str) -> Finding:
@@ -123,9 +138,10 @@ def certificate(key: str, path: str, now: datetime, remedy: str) -> Finding:
     until = found.not_valid_after_utc
     if now < found.not_valid_before_utc:
         return Finding(key, False, f"not valid before {found.not_valid_before_utc:%Y-%m-%d}", "set the clock")
+    if until < now:
+        return Finding(key, False, f"expired on {until:%Y-%m-%d}", remedy)
     if until - now < RENEW_BEFORE:
-        said = "expired" if until < now else "expires"
-        return Finding(key, False, f"{said} on {until:%Y-%m-%d}", remedy)
+        return Finding(key, False, f"expires on {until:%Y-%m-%d}", _ROTATE if remedy == _PAIR else remedy)
     return Finding(key, True, f"valid until {until:%Y-%m-%d}")
 
 

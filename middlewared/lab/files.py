@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import socket
 from pathlib import Path
 
 from middlewared.auth.passwords import ensure_administrator
@@ -16,9 +17,14 @@ from middlewared.lab.places import (
     Layout,
     Places,
     other,
+    serial,
 )
-from middlewared.peer.pairing import generate_certificate, public_part, write_private
+from middlewared.peer.introduction import Controller, answer, call
+from middlewared.peer.pairing import generate_certificate, write_private
+from middlewared.peer.pake import new_code, normalise
+from middlewared.settings import load
 from middlewared.store.database import Store, Transaction
+from middlewared.store.sealing import KeyRing, Sealing
 
 STORE_NAME = "store.db"
 _SETTINGS = """\
@@ -39,8 +45,6 @@ certificate = "{state}/api.pem"
 [peer]
 listen = "{heartbeat}"
 connect = "{peer}:{port_heartbeat}"
-certificate = "{state}/peer.pem"
-peer_certificate = "{state}/peer-other.pem"
 
 [fence]
 socket = "{keeper}"
@@ -53,23 +57,33 @@ authorized_keys = "{state}/authorized_keys"
 heartbeat = "{heartbeat_nic}"
 physical = ["eth*"]
 vrrp_unit = ""
+
+[platform]
+serial = "{serial}"
 """
 
 
 async def write_files(places: Places) -> None:
     """Everything fresh: what an earlier lab left in the folder goes first."""
     remove_files(places)
-    certificates = await asyncio.to_thread(lambda: {node: generate_certificate(node.upper()) for node in NODES})
     for node in NODES:
         state = places.state(node)
         state.mkdir(mode=0o700, parents=True)
         places.node(node).chmod(0o700)
-        write_private(state / "peer.pem", certificates[node])
-        write_private(state / "peer-other.pem", public_part(certificates[other(node)]))
-        write_private(state / "api.pem", certificates[node])
+        write_private(state / "api.pem", generate_certificate(node.upper()))
         places.settings(node).write_text(settings_text(places, node))
-    await _write_store(places.state("a") / STORE_NAME, places.layout)
+    ring = await _pair(places)
+    await _write_store(places.state("a") / STORE_NAME, places.layout, ring)
     shutil.copy(places.state("a") / STORE_NAME, places.state("b") / STORE_NAME)
+
+
+async def _pair(places: Places) -> KeyRing:
+    """As two administrators would, with a code, over a cable that is plugged for this; the keys of the pair."""
+    showing, calling = (Controller.of(load(places.settings(node)), serial(node)) for node in NODES)
+    code = normalise(new_code())
+    ends = [await asyncio.open_connection(sock=end) for end in socket.socketpair()]
+    await asyncio.gather(answer(showing, code, *ends[0]), call(calling, code, *ends[1]))
+    return showing.files.make_ring()
 
 
 def settings_text(places: Places, node: str) -> str:
@@ -93,6 +107,7 @@ def settings_text(places: Places, node: str) -> str:
         port_heartbeat=layout.port_heartbeat,
         keeper=places.keeper(node),
         shelf=places.shelf(node),
+        serial=serial(node),
     )
 
 
@@ -126,9 +141,9 @@ def forget_boot(places: Places, node: str) -> None:
             path.unlink(missing_ok=True)
 
 
-async def _write_store(path: Path, layout: Layout) -> None:
+async def _write_store(path: Path, layout: Layout, ring: KeyRing) -> None:
     """The pair's configuration: an administrator, a virtual address, two services."""
-    store = await Store.open(path)
+    store = await Store.open(path, sealing=Sealing(ring))
     try:
         await ensure_administrator(store, USER, PASSWORD)
         await store.write(lambda transaction: fill(transaction, layout))

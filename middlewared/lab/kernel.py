@@ -17,6 +17,7 @@ from middlewared.lab.places import (
     NIC_ADDRESS,
     PREFIX_LENGTH,
     lan_link,
+    serial,
 )
 from middlewared.lab.pool import GUID, NAME, PoolError, SimulatedPool
 from middlewared.lab.properties import REBOOT_REASONS, defaults
@@ -258,7 +259,7 @@ class Kernel:
         return {
             "boot_id": self._boot_id,
             "hardware": values["hardware"],
-            "serial": f"LAB-{self._node.upper()}",
+            "serial": serial(self._node),
             "version": values["version"],
             "licensed": values["licensed"],
             "reboot_reasons": {code: REBOOT_REASONS[code] for code in values["reboot_reasons"]},

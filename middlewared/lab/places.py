@@ -61,6 +61,11 @@ def other(node: str) -> str:
     return "b" if node == "a" else "a"
 
 
+def serial(node: str) -> str:
+    """The controller's serial number."""
+    return f"LAB-{node.upper()}"
+
+
 def lan_link(node: str, nic: str) -> str:
     """The name of the link on that NIC."""
     return f"lan-{node}" if nic == "eth0" else f"lan2-{node}"

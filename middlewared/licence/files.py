@@ -63,6 +63,12 @@ class LicenceFiles:
 
     def issue(self, serials: tuple[str, str], *, expires_at: str = "") -> Issued:
         """Make the pair's licence and keep it; the key pair too, if there is none. Raises LicenceError and OSError."""
+        issued = self.draft(serials, expires_at=expires_at)
+        self.install(issued)
+        return issued
+
+    def draft(self, serials: tuple[str, str], *, expires_at: str = "") -> Issued:
+        """Make a licence that does not hold here before it is installed. Raises LicenceError and OSError."""
         own = self._folder / _OWN_KEY
         if own.exists():
             key = _private_key(own)
@@ -76,9 +82,16 @@ class LicenceFiles:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        issued = Issued(data, public)
-        self.install(issued)
-        return issued
+        return Issued(data, public)
+
+    def present(self, serial: str) -> Issued | None:
+        """The licence that holds here, with the key that it was signed with, for the other controller; None: none."""
+        try:
+            key = self._trusted()[self.check(serial).key]
+        except LicenceError:
+            return None
+        public = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return Issued(self._data(), public)
 
     def install(self, issued: Issued) -> None:
         """Keep a licence and trust its key; whoever calls has made sure whom it comes from. Raises OSError."""
@@ -88,7 +101,7 @@ class LicenceFiles:
 
     def _data(self) -> bytes:
         if not self.path.exists():
-            raise LicenceError(f"there is no {self.path}; `middlewared licence issue` makes one for the pair")
+            raise LicenceError(f"there is no {self.path}; `middlewared pair` makes one for both")
         return _read(self.path)
 
     def _trusted(self) -> Keys:

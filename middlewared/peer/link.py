@@ -18,11 +18,12 @@ from middlewared.errors import CallError
 from middlewared.peer.calls import CALLS_MAX, ProgressCallback, ServeCall
 from middlewared.peer.codec import SNAPSHOT_BYTES_MAX, Facts, encode
 from middlewared.peer.outbox import Message
+from middlewared.peer.pairfiles import PairFiles
 from middlewared.peer.session import Session
 from middlewared.peer.snapshot import ServeSnapshot
 from middlewared.peer.transfers import Transfers
 from middlewared.peer.transport import Connection, Listener, TlsWire, Wire
-from middlewared.settings import PeerSettings
+from middlewared.settings import PeerSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,11 @@ class PeerLink:
         self._settings = settings
         self._node = node
         self._wire = wire
+        self._tls: TlsWire | None = None
+        self._pair_files = PairFiles(settings)
+        self._paired = wire is not None or self._pair_files.paired
+        self._stopped = False
+        self._sessions: set[Session] = set()  # those that have not said hello, too
         self._session: Session | None = None
         self._up = asyncio.Event()
         self._facts: Message | None = None
@@ -69,12 +75,17 @@ class PeerLink:
 
     @property
     def paired(self) -> bool:
-        """Certificates are configured: there is another controller to talk to."""
-        return self._wire is not None or bool(self._settings.certificate and self._settings.peer_certificate)
+        """There is another controller to talk to: its certificate is pinned."""
+        return self._paired
 
     @property
     def connected(self) -> bool:
         return self._session is not None
+
+    @property
+    def proof(self) -> bytes | None:
+        """The certificate (DER) by which the other has proved itself; None while the link is down."""
+        return None if self._session is None else self._session.proof
 
     @property
     def peer_facts(self) -> dict[str, Any] | None:
@@ -90,19 +101,64 @@ class PeerLink:
 
     async def start(self) -> None:
         """Listen and, on node A, dial. Raises SettingsError when the certificates cannot be read."""
+        self._stopped = False
         if not self.paired:
-            log.info("not paired with another controller: no peer link")
+            log.warning("not paired with another controller: no peer link; `middlewared pair` on both pairs them")
             return
-        wire = self._wire or TlsWire(self._settings)
-        if isinstance(wire, TlsWire):
-            self.transfers.use(wire)
+        wire = self._wire
+        if wire is None:
+            wire = self._tls = TlsWire(self._settings)
+            self.transfers.use(self._tls)
         if not await self._listen(wire):
             self._tasks.append(asyncio.create_task(self._listen_later(wire)))
         if self._node == "A":
             self._tasks.append(asyncio.create_task(self._dial_always(wire)))
 
+    async def follow_files(self) -> None:
+        """The files of the pairing have changed: trust whom they name now, and nobody else.
+
+        A connection whose certificate is not pinned any more ends at once. Raises SettingsError when they cannot be
+        read; then there is no link until they can.
+        """
+        if self._wire is not None or self._stopped:
+            return
+        self._paired = self._pair_files.paired
+        if self._tls is None or not self._paired:
+            await self._halt("not paired any more")
+            await self.start()
+            return
+        try:
+            changed = self._tls.trust.refresh()
+        except SettingsError:
+            await self._halt("the files of the pairing cannot be read")
+            raise
+        for session in list(self._sessions):
+            if not self._tls.trust.pins(session.proof):
+                self._end(session, "its certificate is not pinned any more")
+            elif changed:
+                self._end(session, "this controller has a new certificate")
+
+    async def _halt(self, reason: str) -> None:
+        for session in list(self._sessions):
+            self._end(session, reason)
+        self._tls = None
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            await listener.close()
+
+    def _end(self, session: Session, reason: str) -> None:
+        if session is self._session:
+            self._drop(session, reason)
+        else:
+            session.end(reason)
+
     async def stop(self) -> None:
         """End the connection in order and stop listening. Callbacks are not called any more after it returns."""
+        self._stopped = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 if self._session is not None:
@@ -238,8 +294,15 @@ class PeerLink:
 
     async def _run(self, connection: Connection) -> float:
         """Serve one connection to its end; the seconds that it was established."""
+        if self._wire is None and (self._tls is None or not self._tls.trust.pins(connection.proof)):
+            connection.abort()  # pinned when it came, and no more
+            return 0.0
         session = Session(connection, self._settings, self._node, self)
-        await session.run()
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
         if session.established_at is None:
             return 0.0
         return asyncio.get_running_loop().time() - session.established_at

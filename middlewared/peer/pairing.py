@@ -12,21 +12,32 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID_DAYS = 3653  # ten years
+RENEW_BEFORE = timedelta(days=30)  # from then on somebody is told
 CLOCK_SKEW = timedelta(days=1)  # a controller whose clock is behind accepts a new certificate all the same
 
 
 def generate_certificate(node: str, *, now: datetime | None = None) -> bytes:
-    """PEM with a new EC P-256 key and its self-signed certificate, CN middlewared-<node>, valid for ten years."""
+    """PEM with a new EC P-256 key and its self-signed certificate, CN controller-<node>, valid for ten years.
+
+    No two have the same name: OpenSSL looks a pinned certificate up by it, and would take one for the other. TLS shows
+    it to strangers, too, before they have to prove anything: so it says no more than the letter.
+    """
     moment = now if now is not None else datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"middlewared-{node}")])
+    number = x509.random_serial_number()
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, f"controller-{node}"),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, f"{number:x}"),
+        ]
+    )
     usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(number)
         .not_valid_before(moment - CLOCK_SKEW)
         .not_valid_after(moment + timedelta(days=VALID_DAYS))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -57,6 +57,7 @@ class Session:
 
     def __init__(self, connection: Connection, settings: PeerSettings, node: str, owner: Owner) -> None:
         self._connection = connection
+        self.proof = connection.proof  # the certificate (DER) of the other
         self._timeout_s = settings.timeout_ms / 1000
         self._node = node
         self._owner = owner

@@ -8,9 +8,6 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cryptography import x509
@@ -23,6 +20,7 @@ from websockets.exceptions import WebSocketException
 from middlewared.peer import streams
 from middlewared.peer.codec import FRAME_BYTES_MAX
 from middlewared.peer.front import Front, Sorted
+from middlewared.peer.pairfiles import PairFiles, der, is_valid
 from middlewared.settings import PeerSettings, SettingsError
 
 log = logging.getLogger(__name__)
@@ -49,23 +47,79 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Trust:
-    """Our key and certificate, and the one certificate that we accept."""
+    """Our key and certificate, and the certificates of the other that we accept; `refresh` follows the files.
 
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-    peer_der: bytes
+    What OpenSSL lets pass is not enough: the certificate itself has to be one of the pinned ones, and valid now.
+    """
+
+    def __init__(self, settings: PeerSettings) -> None:
+        """Raises SettingsError naming the key."""
+        self._files = PairFiles(settings)
+        self.server = _context(ssl.PROTOCOL_TLS_SERVER)
+        self.server.num_tickets = 0  # no resumption: every connection shows its certificate
+        self.client = _context(ssl.PROTOCOL_TLS_CLIENT)
+        self._own = b""
+        self._pinned: dict[bytes, x509.Certificate] = {}
+        self._known: set[bytes] = set()  # to OpenSSL, which forgets nothing
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Read the files again; whether our own certificate is another one now. Raises SettingsError, then trust as
+        before."""
+        own, pinned = self._files.own(), {der(one): one for one in self._files.pinned()}
+        if not pinned:
+            raise SettingsError("peer.peer_certificate: nobody is pinned; pair the controllers first")
+        changed = der(own) != self._own
+        if changed:
+            for context in (_context(ssl.PROTOCOL_TLS_SERVER), self.server, self.client):  # tried on a spare one first
+                self._load_own(context)
+        for new in pinned.keys() - self._known:
+            for context in (self.server, self.client):
+                context.load_verify_locations(cadata=pinned[new].public_bytes(Encoding.PEM).decode())
+        self._own, self._pinned = der(own), pinned
+        self._known |= pinned.keys()
+        for whose, certificate in (("our", own), *(("the other controller's", one) for one in pinned.values())):
+            if not is_valid(certificate):
+                log.error(
+                    "%s certificate is valid from %s to %s only: the controllers must be paired again",
+                    whose,
+                    certificate.not_valid_before_utc,
+                    certificate.not_valid_after_utc,
+                )
+        return changed
 
     def objection(self, proof: bytes | None) -> str:
         """Why the owner of this certificate (DER) gets nothing; empty: it is the other controller."""
-        return "" if proof == self.peer_der else "its certificate is not the pinned one"
+        certificate = self._pinned.get(proof or b"")
+        if certificate is None:
+            return "its certificate is not the pinned one"
+        return "" if is_valid(certificate) else "its certificate has expired, or is not valid yet"
 
+    def pins(self, proof: bytes) -> bool:
+        """Whether this certificate (DER) is pinned."""
+        return proof in self._pinned
+
+    def _load_own(self, context: ssl.SSLContext) -> None:
+        path = self._files.own_path
+        try:
+            context.load_cert_chain(path, password="")  # never ask on the terminal
+        except (OSError, ssl.SSLError) as error:
+            raise SettingsError(f"peer.certificate {path}: no key that fits: {error}") from error
+
+
+def _context(purpose: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(purpose)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the certificate itself is pinned; names prove nothing more
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 class Connection(Protocol):
     """What a session needs of a connection: whole messages, in order, and when it last heard anything."""
 
     heard_at: float  # the loop's time, in seconds
+    proof: bytes  # the other's certificate (DER); empty where it had nothing to prove
 
     async def recv(self) -> str | bytes:
         """The next message. Raises ConnectionClosed or OSError when there will be none."""
@@ -106,24 +160,24 @@ class TlsWire:
 
     def __init__(self, settings: PeerSettings) -> None:
         self._settings = settings
-        self._trust = load_trust(settings)
+        self.trust = load_trust(settings)
         self.take_stream: Callable[[socket.socket], None] = socket.socket.close  # of files; nobody wants them yet
 
     async def listen(self, accept: Accept) -> Listener:
-        front = Front(self._trust.server, lambda plain: self.take_stream(plain), OPEN_TIMEOUT_S)
-        return _Listening(await listen(self._settings.listen, self._trust, accept, front), front)
+        front = Front(self.trust.server, lambda plain: self.take_stream(plain), OPEN_TIMEOUT_S)
+        return _Listening(await listen(self._settings.listen, self.trust, accept, front), front)
 
     async def dial(self) -> Connection:
-        return await dial(self._settings.connect, self._trust)
+        return await dial(self._settings.connect, self.trust)
 
     def dial_stream(self) -> ssl.SSLSocket:
         """A stream for files, beside the link (peer.streams). Blocks; raises OSError."""
         address = self._settings.connect
         where = address.removeprefix("unix:") if address.startswith("unix:") else split_address(address)
-        return streams.dial(where, self._trust.client, self._trust.objection)
+        return streams.dial(where, self.trust.client, self.trust.objection)
 
     def accept_stream(self, plain: socket.socket) -> ssl.SSLSocket:
-        return streams.accept(plain, self._trust.server, self._trust.objection)
+        return streams.accept(plain, self.trust.server, self.trust.objection)
 
 
 class _Listening:
@@ -143,58 +197,32 @@ class _Listening:
 
 
 def load_trust(settings: PeerSettings) -> Trust:
-    """Check the addresses and read both certificates. Raises SettingsError naming the key."""
+    """Check the addresses and read the certificates. Raises SettingsError naming the key."""
     for address in (settings.listen, settings.connect):
         if not address.startswith("unix:"):
             split_address(address)
-    peer = _read_certificate("peer.peer_certificate", settings.peer_certificate)
-    ours = _read_certificate("peer.certificate", settings.certificate)
-    for key, certificate in (("peer.certificate", ours), ("peer.peer_certificate", peer)):
-        if certificate.not_valid_after_utc < datetime.now(UTC):
-            log.error("%s expired at %s: the controllers must be paired again", key, certificate.not_valid_after_utc)
-    contexts = []
-    for purpose in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
-        context = ssl.SSLContext(purpose)
-        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # the certificate itself is pinned; names prove nothing more
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=peer.public_bytes(Encoding.PEM).decode())
-        try:
-            context.load_cert_chain(settings.certificate, password="")  # never ask on the terminal
-        except (OSError, ssl.SSLError) as error:
-            raise SettingsError(f"peer.certificate {settings.certificate}: no key that fits: {error}") from error
-        contexts.append(context)
-    server, client = contexts
-    server.num_tickets = 0  # no resumption: every connection shows its certificate
-    return Trust(server, client, peer.public_bytes(Encoding.DER))
-
-
-def _read_certificate(key: str, path: str) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(Path(path).read_bytes())
-    except OSError as error:
-        raise SettingsError(f"{key} {path}: {error.strerror}; pair the controllers first") from error
-    except ValueError as error:
-        raise SettingsError(f"{key} {path}: no PEM certificate in it") from error
+    return Trust(settings)
 
 
 class PinnedConnection(WebSocket):
-    """A connection that exists for the pinned certificate only, and knows when it last heard anything.
+    """A connection that exists for a pinned certificate only, and knows when it last heard anything.
 
     `heard_at` (the loop's time, s) is set where bytes arrive, before any task runs: a busy event loop does not make
     the other side look silent.
     """
 
-    pinned_der: bytes
+    trust: Trust
+    proof: bytes
     heard_at: float
-    foreign = False  # it showed another certificate, and is being closed
+    objection = ""  # why it is being closed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.heard_at = self.loop.time()
         super().connection_made(transport)
         secured = transport.get_extra_info("ssl_object")
-        if secured is None or secured.getpeercert(binary_form=True) != self.pinned_der:
-            self.foreign = True
+        self.proof = (secured.getpeercert(binary_form=True) if secured is not None else None) or b""
+        self.objection = self.trust.objection(self.proof)
+        if self.objection:
             cast(asyncio.Transport, transport).abort()
 
     def data_received(self, data: bytes) -> None:
@@ -208,8 +236,8 @@ class PinnedConnection(WebSocket):
 class _Accepted(Sorted, PinnedConnection, ServerConnection):
     def secured(self, transport: asyncio.Transport) -> None:
         super().secured(transport)
-        if self.foreign:
-            log.warning("refused a connection: its certificate is not the pinned one")
+        if self.objection:
+            log.warning("refused a connection: %s", self.objection)
 
 
 class _Dialled(PinnedConnection, ClientConnection):
@@ -230,7 +258,7 @@ async def listen(
 
     def create(*args: Any, **kwargs: Any) -> _Accepted:
         connection = _Accepted(*args, **kwargs)
-        connection.pinned_der = trust.peer_der
+        connection.trust = trust
         connection.front = sorter
         return connection
 
@@ -255,7 +283,7 @@ async def dial(address: str, trust: Trust) -> PinnedConnection:
 
     def create(*args: Any, **kwargs: Any) -> _Dialled:
         connection = _Dialled(*args, **kwargs)
-        connection.pinned_der = trust.peer_der
+        connection.trust = trust
         made.append(connection)
         return connection
 
@@ -269,8 +297,9 @@ async def dial(address: str, trust: Trust) -> PinnedConnection:
     try:
         return cast(_Dialled, await dialling)
     except (OSError, EOFError, WebSocketException) as error:
-        if any(connection.foreign for connection in made):
-            raise ConnectionError("its certificate is not the pinned one") from error
+        for connection in made:
+            if connection.objection:
+                raise ConnectionError(connection.objection) from error
         raise
 
 

@@ -27,6 +27,7 @@ from middlewared.errors import CallError
 from middlewared.invariants import invariant
 from middlewared.store.lineage import EPOCHS_KEPT, Epoch, Line, Position, contains
 from middlewared.store.migrations import MIGRATIONS, SCHEMA_VERSION
+from middlewared.store.sealing import Sealing
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +90,9 @@ class Transaction:
 class Store:
     """The pair-wide configuration of one controller. Made by `open`, ended by `close`."""
 
-    def __init__(self, path: Path, writer: apsw.Connection, reader: apsw.Connection) -> None:
+    def __init__(self, path: Path, writer: apsw.Connection, reader: apsw.Connection, sealing: Sealing) -> None:
         self.path = path
+        self.sealing = sealing
         self.guard: Callable[[], None] | None = None
         self.replicate: Callable[[], Awaitable[None]] | None = None
         self._writer = writer
@@ -111,22 +113,26 @@ class Store:
     # ------------------------------------------------------------------------------------------ life
 
     @classmethod
-    async def open(cls, path: Path, connect: Connect | None = None) -> "Store":
+    async def open(cls, path: Path, connect: Connect | None = None, sealing: Sealing | None = None) -> "Store":
         """Open or create the store and bring it to this program's version. Raises StoreError.
 
-        `connect` opens one connection; a test's may lead to a database in memory.
+        `connect` opens one connection; a test's may lead to a database in memory. `sealing` is for secrets; without
+        it they stay plain, as tools and tests may have them.
         """
-        return await asyncio.to_thread(cls._open, path, connect or _connect_file)
+        chosen = Sealing(required=False) if sealing is None else sealing
+        return await asyncio.to_thread(cls._open, path, connect or _connect_file, chosen)
 
     @classmethod
-    def _open(cls, path: Path, connect: Connect) -> "Store":
+    def _open(cls, path: Path, connect: Connect, sealing: Sealing) -> "Store":
         try:
             writer = _prepare(connect(path))
             try:
                 _migrate(writer, path)
                 reader = _prepare(connect(path))
+                for connection in (writer, reader):
+                    sealing.register(connection)
                 reader.pragma("query_only", True)
-                return cls(path, writer, reader)
+                return cls(path, writer, reader, sealing)
             except BaseException:
                 writer.close()
                 raise
@@ -349,6 +355,7 @@ def _connect_file(path: Path) -> apsw.Connection:
 def _prepare(connection: apsw.Connection) -> apsw.Connection:
     """What every connection of the store needs, wherever it leads."""
     connection.pragma("foreign_keys", True)
+    connection.pragma("secure_delete", True)  # a secret that was plain is not left in the free space of the file
     connection.row_trace = _row
     return connection
 

@@ -37,12 +37,19 @@ class ApiKey(Plugin):
             _check_name(existing, data["name"], None)
             if len(existing) >= API_KEYS_MAX:
                 raise CallError(f"There are {API_KEYS_MAX} API keys already, the most that are allowed")
+            salt, iterations, stored_key, server_key = encode_verifier(verifier)
             transaction.execute(
                 "INSERT INTO api_key (name, username, salt, iterations, stored_key, server_key, created_at_ms,"
-                " expires_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (data["name"], username, *encode_verifier(verifier), int(time.time() * 1000), expires_at_ms),
+                " expires_at_ms) VALUES (?, ?, ?, ?, '', '', ?, ?)",
+                (data["name"], username, salt, iterations, int(time.time() * 1000), expires_at_ms),
             )
-            return _find(transaction.execute, transaction.last_insert_id)
+            key_id = transaction.last_insert_id
+            transaction.execute(  # the row has its number now, and a secret is sealed to its row
+                "UPDATE api_key SET stored_key = seal('api_key', 'stored_key', id, ?),"
+                " server_key = seal('api_key', 'server_key', id, ?) WHERE id = ?",
+                (stored_key, server_key, key_id),
+            )
+            return _find(transaction.execute, key_id)
 
         row = await self.context.store.write(add)
         return {**row, "key": f"{row['id']}-{secret}"}

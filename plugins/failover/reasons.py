@@ -124,7 +124,7 @@ TABLE: tuple[Reason, ...] = (
         "NO_LICENSE",
         Concerns.OTHER,
         "The other controller has no licence.",
-        "Make one that names both serial numbers, free of charge: middlewared licence issue",
+        "Pairing makes one for both, free of charge: middlewared pair (or alone: middlewared licence issue)",
         lambda mine, other: not mine.licensed or (other is not None and not other.licensed),
     ),
     Reason(

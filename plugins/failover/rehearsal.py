@@ -167,7 +167,7 @@ def _licence(mine: Facts) -> Check:
     if mine.licensed:
         return Check("licence", mine.node, True, "has a licence")
     why = f"has no licence: {mine.licence_problem}" if mine.licence_problem else "has no licence"
-    return Check("licence", mine.node, False, why, "Make one that names both serial numbers: middlewared licence issue")
+    return Check("licence", mine.node, False, why, "Pairing makes one for both: middlewared pair")
 
 
 def _enabled(mine: Facts) -> Check:

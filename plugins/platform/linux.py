@@ -158,7 +158,7 @@ class LinuxPlatform(Platform):
 
     def _licence_finding(self) -> Finding:
         problem = self._licence_problem(self._serial())
-        remedy = "`middlewared licence issue OTHER_SERIAL` makes one for the pair, free of charge"
+        remedy = "`middlewared pair` makes one for both, free of charge; or `middlewared licence issue OTHER_SERIAL`"
         return Finding("licence", not problem, problem or "holds for this controller", remedy if problem else "")
 
 

@@ -20,6 +20,8 @@ from middlewared.auth.accounts import (
     keep_an_administrator,
     require_cover,
     roles_of_groups,
+    set_otp_secret,
+    set_password_hash,
 )
 from middlewared.auth.identity import FULL_ADMIN
 from middlewared.errors import CallError, ValidationErrors, invalid, not_found
@@ -60,9 +62,10 @@ class User(Plugin):
             if find_by_name(transaction.execute, username) is not None:
                 raise invalid("username", f"A user named {username!r} exists already", errno.EEXIST)
             transaction.execute(
-                "INSERT INTO user (username, full_name, password_hash, groups) VALUES (?, ?, ?, ?)",
-                (username, "Local Administrator", password_hash, json.dumps([ADMINISTRATORS])),
+                "INSERT INTO user (username, full_name, groups) VALUES (?, ?, ?)",
+                (username, "Local Administrator", json.dumps([ADMINISTRATORS])),
             )
+            set_password_hash(transaction.execute, transaction.last_insert_id, password_hash)
 
         await self.context.store.write(add)
 
@@ -78,17 +81,18 @@ class User(Plugin):
             if len(accounts) >= USERS_MAX:
                 raise CallError(f"There are {USERS_MAX} users already, the most that are allowed")
             transaction.execute(
-                "INSERT INTO user (username, full_name, uid, password_hash, locked, groups) VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT INTO user (username, full_name, uid, locked, groups) VALUES (?, ?, ?, ?, ?)",
                 (
                     data["username"],
                     data["full_name"],
                     data["uid"],
-                    password_hash,
                     int(data["locked"]),
                     _json(data["groups"]),
                 ),
             )
-            return _to_wire(_find(transaction.execute, transaction.last_insert_id))
+            user_id = transaction.last_insert_id
+            set_password_hash(transaction.execute, user_id, password_hash)
+            return _to_wire(_find(transaction.execute, user_id))
 
         return await self.context.store.write(add)
 
@@ -104,16 +108,17 @@ class User(Plugin):
             _check_groups(transaction.execute, groups, old.groups)
             require_cover(call.credential, old.roles | roles_of_groups(transaction.execute, groups))
             transaction.execute(
-                "UPDATE user SET full_name = ?, uid = ?, password_hash = ?, locked = ?, groups = ? WHERE id = ?",
+                "UPDATE user SET full_name = ?, uid = ?, locked = ?, groups = ? WHERE id = ?",
                 (
                     data.get("full_name", old.full_name),
                     uid,
-                    new_hash if "password" in data else old.password_hash,
                     int(data.get("locked", old.locked)),
                     _json(groups),
                     id,
                 ),
             )
+            if "password" in data:
+                set_password_hash(transaction.execute, id, new_hash)
             return _to_wire(_find(transaction.execute, id))
 
         return await self.context.store.write(lambda t: keep_an_administrator(t.execute, lambda: change(t)))
@@ -136,18 +141,19 @@ class User(Plugin):
         if FULL_ADMIN not in call.credential.roles and account.username == call.credential.username:
             await self._check_old_password(call, account, data["old_password"])
         password_hash = await self._hash(call, data["new_password"])
-        await self._set(account, "password_hash", password_hash)
+        await self.context.store.write(lambda t: set_password_hash(t.execute, account.id, password_hash))
 
     @method("user.renew_2fa_secret")
     async def renew_2fa_secret(self, call: Call, username: str) -> dict[str, Any]:
         account = self._account_to_change(call, username, "username")
         secret = otp.new_secret()
-        await self._set(account, "otp_secret", secret)
+        await self.context.store.write(lambda t: set_otp_secret(t.execute, account.id, secret))
         return {"secret": secret, "provisioning_uri": otp.provisioning_uri(secret, username, OTP_ISSUER)}
 
     @method("user.unset_2fa_secret")
     async def unset_2fa_secret(self, call: Call, username: str) -> None:
-        await self._set(self._account_to_change(call, username, "username"), "otp_secret", None)
+        account = self._account_to_change(call, username, "username")
+        await self.context.store.write(lambda t: set_otp_secret(t.execute, account.id, None))
 
     # -------------------------------------------------------------------------------------- helpers
 
@@ -174,10 +180,6 @@ class User(Plugin):
             raise invalid(attribute, f"User {username!r} does not exist", errno.ENOENT)
         require_cover(call.credential, account.roles)
         return account
-
-    async def _set(self, account: Account, column: str, value: str | None) -> None:
-        sql = f"UPDATE user SET {column} = ? WHERE id = ?"  # noqa: S608  the column is named in this class
-        await self.context.store.write(lambda t: t.execute(sql, (value, account.id)))
 
 
 def _find(query: Query, number: int) -> Account:

@@ -78,6 +78,7 @@ MAY_PRINT = (
     "middlewared/lab/",
     "middlewared/doctor/commands.py",
     "middlewared/licensing.py",
+    "middlewared/pairing.py",
     "middlewared/__main__.py",
     "scripts/",
 )

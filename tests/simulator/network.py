@@ -137,6 +137,7 @@ class MemoryConnection:
         self._wire = wire
         self._loop = loop
         self.heard_at = loop.time()
+        self.proof = b""
         self.other: MemoryConnection | None = None
         self.mute = False  # no power: what was sent is lost with the machine
         self._unsent: deque[Any] = deque()  # towards the other end

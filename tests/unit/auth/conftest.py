@@ -9,6 +9,7 @@ import pytest
 from middlewared.auth.authenticator import Authenticator
 from middlewared.auth.passwords import ensure_administrator
 from middlewared.store.database import Store
+from middlewared.store.sealing import KeyRing, Sealing
 
 
 @dataclass
@@ -21,7 +22,7 @@ class Clock:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = await Store.open(tmp_path / "store.db")
+    store = await Store.open(tmp_path / "store.db", sealing=Sealing(KeyRing.generate()))
     await ensure_administrator(store, "admin", "lab")
     yield store
     await store.close()

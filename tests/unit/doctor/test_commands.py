@@ -54,7 +54,7 @@ def test_something_is_missing(config: Path, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert text.startswith("drivers = simulated: of the machine itself nothing is looked at.\n")
     assert "peer.certificate" in text
-    assert "-> pair the controllers again" in text
+    assert "-> `middlewared pair` on both controllers" in text
 
 
 def test_for_programs(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

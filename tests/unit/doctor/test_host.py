@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from middlewared.doctor import host
+from middlewared.peer.pairfiles import PairFiles
 from middlewared.peer.pairing import VALID_DAYS, generate_certificate
 from middlewared.ports import Finding
 from middlewared.settings import ApiSettings, PeerSettings, Settings
@@ -73,13 +74,27 @@ def test_certificates_that_are_none(tmp_path: Path) -> None:
     nonsense = tmp_path / "api.pem"
     nonsense.write_text("nonsense")
     settings = Settings(
-        peer=PeerSettings(certificate=str(tmp_path / "no.pem")), api=ApiSettings(certificate=str(nonsense))
+        peer=PeerSettings(certificate=str(tmp_path / "no.pem"), pair_key=str(tmp_path / "no.key")),
+        api=ApiSettings(certificate=str(nonsense)),
     )
     assert [(finding.subject, finding.detail) for finding in host.certificates(settings, NOW)] == [
         ("peer.certificate", f"{tmp_path / 'no.pem'}: No such file or directory"),
         ("peer.peer_certificate", "not set"),
         ("api.certificate", f"{nonsense}: no PEM certificate in it"),
+        ("peer.pair_key", f"{tmp_path / 'no.key'}: No such file or directory"),
     ]
+
+
+def test_the_key_of_the_pair(tmp_path: Path) -> None:
+    peer = PeerSettings(pair_key=str(tmp_path / "pair.key"))
+    assert not host.pair_key(peer).ok
+    ring = PairFiles(peer).make_ring()
+    assert host.pair_key(peer).ok
+    assert ring.current_id in host.pair_key(peer).detail
+    (tmp_path / "pair.key").chmod(0o644)
+    assert host.pair_key(peer).remedy == f"chmod 600 {tmp_path / 'pair.key'}"
+    (tmp_path / "pair.key").write_text("nonsense")
+    assert not host.pair_key(peer).ok
 
 
 def test_rights_count_only_for_real_drivers() -> None:

@@ -11,7 +11,7 @@ from middlewared.licence.files import LicenceFiles
 def test_a_pair_issues_its_own(tmp_path: Path) -> None:
     here, there = LicenceFiles(tmp_path / "a"), LicenceFiles(tmp_path / "b")
     (tmp_path / "a").mkdir()
-    with pytest.raises(LicenceError, match=r"there is no .*licence\.json; `middlewared licence issue`"):
+    with pytest.raises(LicenceError, match=r"there is no .*licence\.json; `middlewared pair`"):
         here.check("A-1")
     issued = here.issue(("A-1", "B-1"))
     assert here.check("A-1").issuer == "this pair"

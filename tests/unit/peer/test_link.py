@@ -405,7 +405,7 @@ async def test_an_unpaired_controller_has_no_link() -> None:
     ("changes", "text"),
     [
         ({"certificate": "/nowhere/a.pem"}, "peer.certificate /nowhere/a.pem"),
-        ({"peer_certificate": "/nowhere/b.crt"}, "peer.peer_certificate /nowhere/b.crt"),
+        ({"peer_certificate": "/dev"}, "peer.peer_certificate /dev"),
         ({"listen": "nonsense"}, "nonsense"),
     ],
 )
