@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import api, disks, failover, fencing, moves, processes
+from bench import api, disks, failover, fencing, files, moves, processes
 from bench.lab import BenchError, Lab
 from bench.table import Row, render
 
@@ -30,6 +30,7 @@ MEASURES: dict[str, Measure] = {
 WITHOUT_LAB = {
     "disks": disks.measure_disks,
     "fencing": fencing.measure_fencing,
+    "files": files.measure_files,
     "failover": failover.measure_failover,
 }
 

@@ -7,16 +7,13 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from middlewared import drivers, loader, systemd
 from middlewared.alerts import Alerts
 from middlewared.audit import AuditLog
 from middlewared.auth.authenticator import Authenticator
-from middlewared.auth.identity import LOCAL_ORIGIN, NODE
 from middlewared.auth.ratelimit import MinuteLimiter
 from middlewared.bus import Bus
-from middlewared.errors import CallError
 from middlewared.jobs import Jobs
 from middlewared.peer.link import PeerLink
 from middlewared.peer.pairfiles import PairFiles
@@ -25,6 +22,7 @@ from middlewared.plugins.failover.methods import Failover
 from middlewared.ports import PortError
 from middlewared.pulse import Pulse
 from middlewared.rpc.dispatch import Dispatcher
+from middlewared.rpc.peer import PeerCalls
 from middlewared.rpc.registry import Registry, RegistryError
 from middlewared.rpc.server import Server
 from middlewared.settings import Settings, SettingsError, load
@@ -94,7 +92,7 @@ async def _running(settings: Settings) -> AsyncIterator[Context]:
         alerts = Alerts(bus, store)
         stack.push_async_callback(alerts.close)
         peer = PeerLink(settings.peer, settings.node)
-        peer.serve_call = _peer_calls(dispatcher)
+        peer.serve_call = PeerCalls(dispatcher)
         context = Context(
             settings=settings,
             ports=machine.ports,
@@ -172,16 +170,6 @@ def _server(context: Context, dispatcher: Dispatcher, pulse: Pulse, plugins: lis
     )
     failover.on_closed = server.close_connections
     return server
-
-
-def _peer_calls(dispatcher: Dispatcher) -> Callable[..., Awaitable[Any]]:
-    async def serve(method: str, args: list[Any], on_progress: Callable[..., None]) -> Any:
-        try:
-            return await dispatcher.call(method, args, credential=NODE, origin=LOCAL_ORIGIN)
-        except LookupError as error:
-            raise CallError(str(error)) from error
-
-    return serve
 
 
 async def _in_time(plugin: Plugin, act: Callable[[], Awaitable[None]]) -> None:

@@ -6,6 +6,7 @@ with a message that names the key.
 """
 
 import dataclasses
+import os
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,14 @@ class FailoverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncSettings:
+    """Files that belong to the pair, beside licence and API certificate; each is copied to the same path there."""
+
+    files: tuple[str, ...] = ()  # absolute paths; on both controllers alike
+    authorized_keys: str = "/root/.ssh/authorized_keys"  # may differ between the controllers; empty: not copied
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     node: Literal["A", "B"] = "A"
     hostname: str = "controller-a"
@@ -116,6 +125,7 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     pools: PoolSettings = field(default_factory=PoolSettings)
     platform: PlatformSettings = field(default_factory=PlatformSettings)
+    sync: SyncSettings = field(default_factory=SyncSettings)
 
     @property
     def socket(self) -> Path:
@@ -174,6 +184,10 @@ def _build(kind: type[Any], data: dict[str, Any], where: str) -> Any:
     return kind(**values)
 
 
+def _is_plain(path: str) -> bool:
+    return Path(path).is_absolute() and os.path.normpath(path) == path
+
+
 def _check(settings: Settings, where: str) -> None:
     fence, peer, api = settings.fence, settings.peer, settings.api
     checks = [
@@ -191,6 +205,10 @@ def _check(settings: Settings, where: str) -> None:
         ),
         (peer.heartbeat_ms * 3 <= peer.timeout_ms, "peer.timeout_ms must be at least three peer.heartbeat_ms"),
         (not api.listen_tls or api.certificate != "", "api.listen_tls needs api.certificate"),
+        (
+            all(_is_plain(path) for path in (*settings.sync.files, settings.sync.authorized_keys or "/x")),
+            "sync.files and sync.authorized_keys must be absolute paths without '..'",
+        ),
         (api.connections_max >= 16, "api.connections_max must be at least 16"),
     ]
     for holds, why in checks:

@@ -50,6 +50,9 @@ connect = "{peer}:{port_heartbeat}"
 socket = "{keeper}"
 shelf = "{shelf}"
 
+[sync]
+authorized_keys = "{state}/authorized_keys"
+
 [network]
 heartbeat = "{heartbeat_nic}"
 physical = ["eth*"]

@@ -43,6 +43,11 @@ class LicenceFiles:
     def path(self) -> Path:
         return self._folder / _FILE
 
+    @property
+    def keys_folder(self) -> Path:
+        """The public keys that are trusted, *.pem."""
+        return self._folder / _KEYS
+
     def read(self) -> Licence:
         """What the licence says, not whether it holds. Raises LicenceError."""
         return read(self._data())

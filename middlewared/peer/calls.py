@@ -28,7 +28,8 @@ CALLS_MAX = 64  # in flight, in each direction
 ERROR_CHARS_MAX = 500
 
 ProgressCallback = Callable[[Any], None]
-ServeCall = Callable[[str, list[Any], ProgressCallback], Awaitable[Any]]
+# method, arguments, who is told of its progress; None: nobody, and of a job the number is wanted at once
+ServeCall = Callable[[str, list[Any], ProgressCallback | None], Awaitable[Any]]
 
 
 def cancelled_from_outside() -> bool:
@@ -54,12 +55,18 @@ class Calls:
         self._serving: dict[int, asyncio.Task[None]] = {}
 
     async def call(
-        self, method: str, args: list[Any], *, timeout_s: float, on_progress: ProgressCallback | None = None
+        self,
+        method: str,
+        args: list[Any],
+        *,
+        timeout_s: float,
+        on_progress: ProgressCallback | None = None,
+        job_id_only: bool = False,
     ) -> Any:
         """Run a method on the other controller. Raises CallError, ValidationErrors."""
         number = next(self._ids)
         try:
-            request = encode(Call(number, method, args))
+            request = encode(Call(number, method, args, job_id_only))
         except CodecError as error:
             raise CallError(f"The arguments of {method} cannot be sent: {error}", errno.EINVAL) from error
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -127,7 +134,8 @@ class Calls:
             self._report(frame, value)
 
         try:
-            reply = encode(Result(frame.id, await self._serve(frame.method, frame.args, progress)))
+            on_progress = None if frame.job_id_only else progress
+            reply = encode(Result(frame.id, await self._serve(frame.method, frame.args, on_progress)))
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise  # nobody waits for an answer

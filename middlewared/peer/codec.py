@@ -61,6 +61,7 @@ class Call:
     id: int
     method: str
     args: list[Any]
+    job_id_only: bool = False  # of a job its number is the answer, at once; a release before this one waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,10 @@ def _digest(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
+def _truth(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _object(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -203,7 +208,7 @@ _FRAMES: dict[str, tuple[type[Any], dict[str, Check]]] = {
     "hello": (Hello, {"node": _text, "protocol": _protocol, "protocol_min": _protocol}),
     "heartbeat": (Heartbeat, {}),
     "facts": (Facts, {"facts": _object}),
-    "call": (Call, {"id": _id, "method": _text, "args": _array}),
+    "call": (Call, {"id": _id, "method": _text, "args": _array, "job_id_only": _truth}),
     "result": (Result, {"id": _id, "result": _anything}),
     "error": (
         Failure,

@@ -21,6 +21,7 @@ from middlewared.peer.outbox import Message
 from middlewared.peer.pairfiles import PairFiles
 from middlewared.peer.session import Session
 from middlewared.peer.snapshot import ServeSnapshot
+from middlewared.peer.transfers import Transfers
 from middlewared.peer.transport import Connection, Listener, TlsWire, Wire
 from middlewared.settings import PeerSettings, SettingsError
 
@@ -70,6 +71,7 @@ class PeerLink:
         self._tasks: list[asyncio.Task[None]] = []
         self._calls_count = 0
         self._snapshot_turn = asyncio.Lock()
+        self.transfers = Transfers(self._comes_up)
 
     @property
     def paired(self) -> bool:
@@ -106,6 +108,7 @@ class PeerLink:
         wire = self._wire
         if wire is None:
             wire = self._tls = TlsWire(self._settings)
+            self.transfers.use(self._tls)
         if not await self._listen(wire):
             self._tasks.append(asyncio.create_task(self._listen_later(wire)))
         if self._node == "A":
@@ -169,6 +172,7 @@ class PeerLink:
         self._listener = None
         if self._session is not None:
             self._drop(self._session, "stopped")
+        self.transfers.interrupt()
 
     # ------------------------------------------------------------------------------------------ use
 
@@ -190,8 +194,11 @@ class PeerLink:
         connect_timeout_s: float = 2.0,
         on_progress: ProgressCallback | None = None,
         raise_connect_error: bool = True,
+        job_id_only: bool = False,
     ) -> Any:
         """Call a method of the other controller (PROTOCOL 12, `failover.call_remote`).
+
+        A job is waited for, and its progress goes to on_progress; with job_id_only its number there is the answer.
 
         Raises the other's CallError or ValidationErrors as they are, and of its own CallError with errno ECONNREFUSED
         (no link within connect_timeout_s; None is returned instead if raise_connect_error is false), EFAULT "Call
@@ -201,7 +208,9 @@ class PeerLink:
         with self._counted():
             session = await self._wait_connected(connect_timeout_s)
             if session is not None:
-                return await session.calls.call(method, list(args), timeout_s=timeout_s, on_progress=on_progress)
+                return await session.calls.call(
+                    method, list(args), timeout_s=timeout_s, on_progress=on_progress, job_id_only=job_id_only
+                )
         if not raise_connect_error:
             return None
         if not self.paired:
@@ -235,6 +244,9 @@ class PeerLink:
             yield
         finally:
             self._calls_count -= 1
+
+    async def _comes_up(self, timeout_s: float) -> bool:
+        return await self._wait_connected(timeout_s) is not None
 
     async def _wait_connected(self, timeout_s: float) -> Session | None:
         if self.paired:
@@ -318,7 +330,7 @@ class PeerLink:
             self._peer_facts = facts
             _notify(self.on_facts, facts)
 
-    async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback) -> Any:
+    async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback | None) -> Any:
         return await self.serve_call(method, args, on_progress)
 
     async def run_snapshot(self, image: bytes) -> None:
@@ -329,6 +341,7 @@ class PeerLink:
         self._peer_facts = None
         self._up.clear()
         session.end(reason)
+        self.transfers.interrupt()
         log.warning("lost the other controller: %s", reason)
         _notify(self.on_lost)
 

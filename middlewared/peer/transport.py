@@ -5,6 +5,7 @@ An address and a low source port prove nothing. Whoever lacks the certificate ge
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, cast
@@ -16,7 +17,9 @@ from websockets.asyncio.connection import Connection as WebSocket
 from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 from websockets.exceptions import WebSocketException
 
+from middlewared.peer import streams
 from middlewared.peer.codec import FRAME_BYTES_MAX
+from middlewared.peer.front import Front, Sorted
 from middlewared.peer.pairfiles import PairFiles, der, is_valid
 from middlewared.settings import PeerSettings, SettingsError
 
@@ -112,7 +115,6 @@ def _context(purpose: int) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
-
 class Connection(Protocol):
     """What a session needs of a connection: whole messages, in order, and when it last heard anything."""
 
@@ -159,17 +161,29 @@ class TlsWire:
     def __init__(self, settings: PeerSettings) -> None:
         self._settings = settings
         self.trust = load_trust(settings)
+        self.take_stream: Callable[[socket.socket], None] = socket.socket.close  # of files; nobody wants them yet
 
     async def listen(self, accept: Accept) -> Listener:
-        return _Listening(await listen(self._settings.listen, self.trust, accept))
+        front = Front(self.trust.server, lambda plain: self.take_stream(plain), OPEN_TIMEOUT_S)
+        return _Listening(await listen(self._settings.listen, self.trust, accept, front), front)
 
     async def dial(self) -> Connection:
         return await dial(self._settings.connect, self.trust)
 
+    def dial_stream(self) -> ssl.SSLSocket:
+        """A stream for files, beside the link (peer.streams). Blocks; raises OSError."""
+        address = self._settings.connect
+        where = address.removeprefix("unix:") if address.startswith("unix:") else split_address(address)
+        return streams.dial(where, self.trust.client, self.trust.objection)
+
+    def accept_stream(self, plain: socket.socket) -> ssl.SSLSocket:
+        return streams.accept(plain, self.trust.server, self.trust.objection)
+
 
 class _Listening:
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, front: Front) -> None:
         self._server = server
+        self._front = front
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -178,6 +192,7 @@ class _Listening:
 
     async def close(self) -> None:
         self._server.close()
+        await self._front.close()
         await self._server.wait_closed()
 
 
@@ -218,9 +233,9 @@ class PinnedConnection(WebSocket):
         self.transport.abort()
 
 
-class _Accepted(PinnedConnection, ServerConnection):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
+class _Accepted(Sorted, PinnedConnection, ServerConnection):
+    def secured(self, transport: asyncio.Transport) -> None:
+        super().secured(transport)
         if self.objection:
             log.warning("refused a connection: %s", self.objection)
 
@@ -229,12 +244,22 @@ class _Dialled(PinnedConnection, ClientConnection):
     pass
 
 
-async def listen(address: str, trust: Trust, handler: Callable[[PinnedConnection], Awaitable[None]]) -> Server:
-    """Listen on host:port or unix:/path. TCP_NODELAY is asyncio's default. Raises OSError."""
+async def listen(
+    address: str,
+    trust: Trust,
+    handler: Callable[[PinnedConnection], Awaitable[None]],
+    front: Front | None = None,
+) -> Server:
+    """Listen on host:port or unix:/path. TCP_NODELAY is asyncio's default. Raises OSError.
+
+    `front` takes the file streams; without one they are closed.
+    """
+    sorter = front or Front(trust.server, socket.socket.close, OPEN_TIMEOUT_S)
 
     def create(*args: Any, **kwargs: Any) -> _Accepted:
         connection = _Accepted(*args, **kwargs)
         connection.trust = trust
+        connection.front = sorter
         return connection
 
     async def handle(connection: ServerConnection) -> None:
@@ -242,7 +267,6 @@ async def listen(address: str, trust: Trust, handler: Callable[[PinnedConnection
 
     options = {
         **_OPTIONS,
-        "ssl": trust.server,
         "create_connection": create,
         "server_header": None,
         "backlog": LISTEN_BACKLOG,

@@ -10,12 +10,15 @@ from typing import Any
 from middlewared.errors import CallError, ValidationErrors, invalid
 from middlewared.plugin import Call, Context, Plugin, method
 from middlewared.plugins.failover import rehearsal
+from middlewared.plugins.failover.belongings import Belongings
 from middlewared.plugins.failover.controller import FailoverController
 from middlewared.plugins.failover.events import Wish
 from middlewared.plugins.failover.history import History, OpenHistory, Remembers
 from middlewared.plugins.failover.passage import Recorder
 from middlewared.plugins.failover.publisher import reboot_info
+from middlewared.plugins.failover.remote import call_remote
 from middlewared.plugins.failover.state import Role
+from middlewared.plugins.failover.syncing import PairSync
 from middlewared.ports import PortError
 from middlewared.rpc import query
 from middlewared.store.database import Transaction
@@ -28,10 +31,12 @@ _REHEARSE_TIMEOUT_S = 10.0
 
 
 class Failover(Plugin):
-    def __init__(self, context: Context, open_history: OpenHistory | None = None) -> None:
-        """`open_history`: where past failovers are kept, if not in a file of this controller."""
+    def __init__(self, context: Context, open_history: OpenHistory | None = None, *, with_files: bool = True) -> None:
+        """`open_history`: where past failovers are kept, if not in a file of this controller. `with_files` False: no
+        files belong to the pair."""
         super().__init__(context)
         self.controller = FailoverController(context)
+        self._sync = PairSync(context, self.controller, Belongings(context.settings) if with_files else None)
         self._open_history = open_history or self._open_file
         self._history: Remembers | None = None
         self._rehearsing = asyncio.Lock()  # one at a time: each reads all disks
@@ -44,6 +49,7 @@ class Failover(Plugin):
         clock_s = asyncio.get_running_loop().time
         recorder = Recorder(history.next_number, history.keep, clock_s=clock_s, wall_s=time.time)
         self.controller.on_step = recorder.follow
+        await self._sync.start()
         await self.controller.start()
 
     async def stop(self) -> None:
@@ -255,40 +261,29 @@ class Failover(Plugin):
 
     @method("failover.sync_to_peer")
     async def sync_to_peer(self, call: Call, options: dict[str, Any]) -> None:
-        self._refuse_stale_source(mine=True)
-        await self.controller.sync.push()
-        if options["reboot"]:
-            await self.context.peer.call("system.reboot", ["configuration was synced from the other controller", {}])
+        await self._sync.to_peer(call, reboot=options["reboot"])
 
     @method("failover.sync_from_peer")
     async def sync_from_peer(self, call: Call) -> None:
-        self._refuse_stale_source(mine=False)
-        if self.controller.mine().role is not Role.MASTER:  # a MASTER here has what the other has: nothing to fetch
-            await self.context.peer.call("failover.sync_to_peer", [{"reboot": False}])
+        await self._sync.from_peer(call)
 
-    def _refuse_stale_source(self, *, mine: bool) -> None:
-        """Never overwrite the leader's newer configuration with the standby's older one."""
-        controller = self.controller
-        facts, other = controller.mine(), controller.other
-        if other is None:
-            raise CallError("The other controller cannot be reached over the heartbeat link.", errno.ECONNREFUSED)
-        source, target = (facts, other) if mine else (other, facts)
-        if target.role is Role.MASTER and (source.epoch, source.position) != (target.epoch, target.position):
-            raise CallError(
-                f"Controller {target.node} leads and has newer configuration than {source.node}: "
-                "that copy would lose changes. Sync in the other direction.",
-                errno.EBUSY,
-            )
+    @method("failover.sync")
+    async def sync(self, call: Call, options: dict[str, Any]) -> None:
+        """What sync_to_peer does, as a job of its own: the other controller follows its progress."""
+        report = (lambda percent, text: None) if call.job is None else call.job.set_progress
+        await self._sync.push(report, reboot=options["reboot"])
+
+    @method("failover.files_wanted")
+    async def files_wanted(self, call: Call, files: list[dict[str, Any]]) -> list[str]:
+        return await self._sync.wanted(call, files)
+
+    @method("failover.files_put")
+    async def files_put(self, call: Call, files: list[dict[str, Any]]) -> None:
+        await self._sync.put(call, files)
 
     @method("failover.call_remote")
     async def call_remote(self, call: Call, name: str, args: list[Any], options: dict[str, Any]) -> Any:
-        return await self.context.peer.call(
-            name,
-            args,
-            timeout_s=options["timeout"],
-            connect_timeout_s=options["connect_timeout"],
-            raise_connect_error=options["raise_connect_error"],
-        )
+        return await call_remote(self.context, call, name, args, options)
 
     @method("failover.reboot.other_node")
     async def reboot_other_node(self, call: Call, options: dict[str, Any]) -> None:

@@ -1,11 +1,15 @@
 """Facts as they travel over the peer link. Releases may differ by one, in either direction."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from middlewared.plugins.failover.facts import Facts, InterfaceFacts, PoolFacts
 from middlewared.plugins.failover.state import Role
 from middlewared.ports import Vrrp
+
+_REQUIRED = [field.name for field in dataclasses.fields(Facts) if field.default is dataclasses.MISSING]
+_OPTIONAL = [field.name for field in dataclasses.fields(Facts) if field.default is not dataclasses.MISSING]
 
 
 def to_wire(facts: Facts) -> dict[str, Any]:
@@ -24,10 +28,16 @@ def _members(part: Facts | InterfaceFacts | PoolFacts) -> dict[str, Any]:
 
 
 def from_wire(data: Mapping[str, Any]) -> Facts:
-    """Read the other's facts. Members that a newer release adds are ignored; ValueError when one is missing."""
+    """Read the other's facts.
+
+    Members that a newer release adds are ignored; one that an older release lacks has its default, which every member
+    must have that a release adds. A role that we do not know counts as one that is being decided, an unknown state of
+    VRRP as no instance: neither promises anything. ValueError when a member is missing or wrong.
+    """
     try:
-        known = {name: data[name] for name in Facts.__dataclass_fields__}
-        known["role"] = Role(known["role"])
+        known = {name: data[name] for name in _REQUIRED}
+        known |= {name: data[name] for name in _OPTIONAL if name in data}
+        known["role"] = Role(known["role"]) if known["role"] in list(Role) else Role.BOOTING
         known["interfaces"] = tuple(
             InterfaceFacts(
                 name=item["name"],
@@ -35,7 +45,7 @@ def from_wire(data: Mapping[str, Any]) -> Facts:
                 group=item["group"],
                 virtual_addresses=tuple(item["virtual_addresses"]),
                 link_up=item["link_up"],
-                vrrp=None if item["vrrp"] is None else Vrrp(item["vrrp"]),
+                vrrp=Vrrp(item["vrrp"]) if item["vrrp"] in list(Vrrp) else None,
             )
             for item in known["interfaces"]
         )

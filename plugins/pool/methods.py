@@ -93,6 +93,11 @@ class Datasets(Plugin):
         if self.ring.merge(keys):
             self._use()
 
+    @method("pool.dataset.push_keys")
+    async def push_keys(self, call: Call) -> None:
+        if self.ring.to_wire() and not await self._push():
+            raise CallError("The other controller did not take the keys of encrypted datasets; see the alerts")
+
     # -------------------------------------------------------------------------------------- keys
 
     async def _roots(self) -> Sequence[Dataset]:

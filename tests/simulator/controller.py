@@ -134,9 +134,9 @@ class Daemon:
             authenticator=None,  # type: ignore[arg-type]  # nor this
             peer=peer,
             registry=None,  # type: ignore[arg-type]  # nor this
-            call=None,  # type: ignore[arg-type]  # nor this
+            call=self._call_own,
         )
-        failover = self.failover = Failover(context, self._open_history)
+        failover = self.failover = Failover(context, self._open_history, with_files=False)
         failover.controller.wall_s = here.wall_s
         failover.controller.worker.unfinished = here.unfinished
         failover.controller.sync.keep_aside, failover.controller.sync.kept_files = here.disk.keep, here.disk.kept
@@ -159,6 +159,10 @@ class Daemon:
         if handler is None:
             raise CallError(f"no such method: {name}")
         return await handler(Call(credential, LOCAL_ORIGIN), *args)
+
+    async def _call_own(self, name: str, *args: Any) -> None:
+        """Of the other plugins only this one is called, and no dataset is encrypted here."""
+        assert name == "pool.dataset.push_keys"
 
     async def _serve_peer(self, name: str, args: list[Any], on_progress: Any) -> Any:
         return await self.call(name, *args)

@@ -93,6 +93,19 @@ def test_facts_survive_the_wire(a: Facts) -> None:
     assert from_wire(to_wire(a) | {"a_newer_release_knows": 1}) == a
 
 
+def test_facts_of_a_neighbouring_release_are_understood_and_the_versions_differ(a: Facts, b: Facts) -> None:
+    newer = to_wire(replace(b, version="2.0")) | {"role": "RESTING_A_BIT", "colour": "blue"}
+    newer["interfaces"] = [item | {"vrrp": "LISTENING", "speed": 10} for item in newer["interfaces"]]
+    other = from_wire(newer)
+    assert other.role is Role.BOOTING  # promises nothing
+    assert {interface.vrrp for interface in other.interfaces} == {None}
+    assert "MISMATCH_VERSIONS" in codes(a, other)
+    older = to_wire(replace(b, version="0.9", licence_problem="none"))
+    del older["licence_problem"]
+    assert from_wire(older) == replace(b, version="0.9")
+    assert codes(a, from_wire(older)) == ["MISMATCH_VERSIONS"]
+
+
 def test_facts_that_lack_something_are_refused(a: Facts) -> None:
     data = to_wire(a)
     del data["disks"]

@@ -19,6 +19,7 @@ FRAMES = [
     codec.Heartbeat(),
     codec.Facts({"node": "A", "pools": []}),
     codec.Call(1, "system.info", [1, {"x": None}]),
+    codec.Call(1, "system.reboot", [], job_id_only=True),
     codec.Result(1, None),
     codec.Failure(1, "call", "no", 22, {"why": 1}),
     codec.Failure(1, "validation", "", errors=[["a.b", "attribute required", 22], [None, "gone", 2]]),
@@ -40,6 +41,7 @@ def test_every_frame_survives_the_link(frame: codec.Frame) -> None:
 
 def test_what_a_newer_release_may_add_is_tolerated() -> None:
     assert decode('{"t":"cancel","id":1,"reason":"new"}') == codec.Cancel(1)
+    assert decode('{"t":"call","id":1,"method":"m","args":[]}') == codec.Call(1, "m", [])  # of an older one
     assert decode('{"t":"gossip","x":1}') == codec.Unknown("gossip")
     assert decode(b'{"t":"parcel"}\nbytes') == codec.Unknown("parcel")
     assert decode('{"t":"hello","node":"B","protocol":9,"protocol_min":1}') == codec.Hello("B", 9, 1)

@@ -97,7 +97,7 @@ class Controller:
             call=unused,
         )
         self.plugin = Datasets(self.context)
-        for name in ("encryption", "unlock", "forget_key", "receive_keys"):
+        for name in ("encryption", "unlock", "forget_key", "receive_keys", "push_keys"):
             registry.bind(f"pool.dataset.{name}", getattr(self.plugin, name))
         self._dispatcher = Dispatcher(registry, unused, Call, audit.record)
 
@@ -168,6 +168,17 @@ async def test_a_controller_that_connects_later_gets_it_then(pair: tuple[Control
     await connect(a, b)
     assert b.pools.held == {"tank/secret": KEY}
     assert a.alerts() == []
+
+
+async def test_a_sync_hands_them_over_too(pair: tuple[Controller, Controller]) -> None:
+    a, b = pair
+    await a.call("pool.dataset.push_keys")  # nothing to hand over, so nobody is needed
+    a.plugin.ring.put("tank/secret", KEY, 1)
+    with pytest.raises(CallError, match="did not take the keys"):
+        await a.call("pool.dataset.push_keys")
+    a.link.other = b
+    await a.call("pool.dataset.push_keys")
+    assert b.pools.held == {"tank/secret": KEY}
 
 
 async def test_a_master_that_was_restarted_gets_it_back_from_the_standby(pair: tuple[Controller, Controller]) -> None:
