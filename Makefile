@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test lab-netns netns soak bench bench-failover fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test torture lab-netns netns soak bench bench-failover fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -47,6 +47,8 @@ simulator: venv-test ## both controllers in virtual time: past failures, fixed s
 	@exec $(CHECK) simulator
 lab-test: venv-test  ## tests against two running controllers
 	@exec $(CHECK) lab
+torture: venv-test   ## change the configuration while everything breaks, an hour; `make torture TORTURE_S=300 TORTURE_SEED=7`
+	@TORTURE_S=$(or $(TORTURE_S),3600) TORTURE_SEED=$(or $(TORTURE_SEED),$(shell date +%s)) exec $(BIN)/pytest tests/lab/test_replication.py
 netns: venv-test     ## keepalived, nftables and the lab's fault matrix in network namespaces; NETNS_RUNS=20 times each
 	@exec $(CHECK) netns
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench import api, disks, failover, fencing, files, moves, processes
+from bench import api, disks, failover, fencing, files, moves, processes, replication
 from bench.lab import BenchError, Lab
 from bench.table import Row, render
 
@@ -31,6 +31,7 @@ WITHOUT_LAB = {
     "disks": disks.measure_disks,
     "fencing": fencing.measure_fencing,
     "files": files.measure_files,
+    "replication": replication.measure_replication,
     "failover": failover.measure_failover,
 }
 

@@ -26,7 +26,8 @@ from middlewared.rpc.peer import PeerCalls
 from middlewared.rpc.registry import Registry, RegistryError
 from middlewared.rpc.server import Server
 from middlewared.settings import Settings, SettingsError, load
-from middlewared.store.database import Store, StoreError
+from middlewared.store.database import Store
+from middlewared.store.errors import StoreError
 from middlewared.store.sealing import Sealing, has_sealed
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from middlewared.errors import EREMOTENODEERROR, CallError, ValidationErrors
 from middlewared.peer.codec import (
     Call,
     Cancel,
+    Changes,
     CodecError,
     Failure,
     Progress,
@@ -20,7 +21,7 @@ from middlewared.peer.codec import (
     error_of,
     failure_of,
 )
-from middlewared.peer.outbox import Outbox, link_lost
+from middlewared.peer.outbox import Message, Outbox, link_lost
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ ERROR_CHARS_MAX = 500
 ProgressCallback = Callable[[Any], None]
 # method, arguments, who is told of its progress; None: nobody, and of a job the number is wanted at once
 ServeCall = Callable[[str, list[Any], ProgressCallback | None], Awaitable[Any]]
+ServeChanges = Callable[[bytes], Awaitable[None]]
 
 
 def cancelled_from_outside() -> bool:
@@ -45,12 +47,13 @@ class _Pending:
 
 
 class Calls:
-    """Our calls that wait for an answer, and the other's calls that we run."""
+    """Our calls and changes that wait for an answer, and the other's that we run."""
 
-    def __init__(self, outbox: Outbox, ids: Iterator[int], serve: ServeCall) -> None:
+    def __init__(self, outbox: Outbox, ids: Iterator[int], serve: ServeCall, serve_changes: ServeChanges) -> None:
         self._outbox = outbox
         self._ids = ids
         self._serve = serve
+        self._serve_changes = serve_changes
         self._pending: dict[int, _Pending] = {}
         self._serving: dict[int, asyncio.Task[None]] = {}
 
@@ -69,6 +72,14 @@ class Calls:
             request = encode(Call(number, method, args, job_id_only))
         except CodecError as error:
             raise CallError(f"The arguments of {method} cannot be sent: {error}", errno.EINVAL) from error
+        return await self._ask(number, request, timeout_s, on_progress)
+
+    async def send_changes(self, data: bytes, *, timeout_s: float) -> None:
+        """Returns once the other controller applied the changes. Raises CallError."""
+        number = next(self._ids)
+        await self._ask(number, encode(Changes(number, data)), timeout_s, None)
+
+    async def _ask(self, number: int, request: Message, timeout_s: float, on_progress: ProgressCallback | None) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[number] = _Pending(answer, on_progress)
         try:
@@ -87,7 +98,7 @@ class Calls:
         with contextlib.suppress(CallError):  # the link is gone, and the other side cancels by itself
             self._outbox.put_now(encode(Cancel(number)))
 
-    def on_call(self, frame: Call) -> None:
+    def on_call(self, frame: Call | Changes) -> None:
         if frame.id in self._serving:
             raise CodecError(f"call {frame.id} is still running")
         if len(self._serving) >= CALLS_MAX:
@@ -129,21 +140,23 @@ class Calls:
         for task in self._serving.values():
             task.cancel()
 
-    async def _answer(self, frame: Call) -> None:
-        def progress(value: Any) -> None:
-            self._report(frame, value)
-
+    async def _answer(self, frame: Call | Changes) -> None:
         try:
-            on_progress = None if frame.job_id_only else progress
-            reply = encode(Result(frame.id, await self._serve(frame.method, frame.args, on_progress)))
+            reply = encode(Result(frame.id, await self._run(frame)))
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise  # nobody waits for an answer
-            reply = encode(failure_of(frame.id, CallError(f"{frame.method} was aborted", errno.ECANCELED)))
+            reply = encode(failure_of(frame.id, CallError(f"{_name(frame)} was aborted", errno.ECANCELED)))
         except Exception as error:
-            reply = _refusal(frame, error)
+            reply = _refusal(frame.id, _name(frame), error)
         with contextlib.suppress(CallError):  # the link is gone; the caller knows
             await self._outbox.put(reply)
+
+    async def _run(self, frame: Call | Changes) -> Any:
+        if isinstance(frame, Changes):
+            return await self._serve_changes(frame.data)
+        on_progress = None if frame.job_id_only else lambda value: self._report(frame, value)
+        return await self._serve(frame.method, frame.args, on_progress)
 
     def _report(self, frame: Call, value: Any) -> None:
         """Progress is news, not a promise: it is dropped when there is no room, or nobody to tell."""
@@ -155,16 +168,20 @@ class Calls:
             log.warning("progress of %s cannot be sent: %s", frame.method, error)
 
 
-def _refusal(frame: Call, error: Exception) -> str | bytes:
+def _name(frame: Call | Changes) -> str:
+    return frame.method if isinstance(frame, Call) else "applying changes"
+
+
+def _refusal(number: int, name: str, error: Exception) -> Message:
     if isinstance(error, CallError | ValidationErrors):
         try:
-            return encode(failure_of(frame.id, error))
+            return encode(failure_of(number, error))
         except CodecError as unfit:  # an extra without a JSON form, or a text beyond bounds
-            log.warning("the error of %s cannot be sent whole: %s", frame.method, unfit)
-            return encode(failure_of(frame.id, CallError(str(error)[:ERROR_CHARS_MAX])))
+            log.warning("the error of %s cannot be sent whole: %s", name, unfit)
+            return encode(failure_of(number, CallError(str(error)[:ERROR_CHARS_MAX])))
     if isinstance(error, CodecError):
-        text = f"The result of {frame.method} cannot be sent: {error}"
+        text = f"The result of {name} cannot be sent: {error}"
     else:
-        log.error("%s, called by the other controller, failed", frame.method, exc_info=error)
-        text = f"{frame.method} failed on the other controller: {type(error).__name__}: {error}"
-    return encode(failure_of(frame.id, CallError(text[:ERROR_CHARS_MAX], EREMOTENODEERROR)))
+        log.error("%s, called by the other controller, failed", name, exc_info=error)
+        text = f"{name} failed on the other controller: {type(error).__name__}: {error}"
+    return encode(failure_of(number, CallError(text[:ERROR_CHARS_MAX], EREMOTENODEERROR)))

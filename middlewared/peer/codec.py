@@ -4,9 +4,9 @@ A text message is one JSON object whose member `t` names the frame:
 
     {"t": "call", "id": 7, "method": "system.info", "args": []}
 
-A binary message is a snapshot chunk: such an object, a newline, then the raw bytes. Frames of unknown type and unknown
-members are tolerated, because the other controller may run a newer release; a known frame with a missing or wrong
-member is a CodecError, and the link drops the connection over it.
+A binary message is a snapshot chunk or changes: such an object, a newline, then the raw bytes. Frames of unknown type
+and unknown members are tolerated, because the other controller may run a newer release; a known frame with a missing or
+wrong member is a CodecError, and the link drops the connection over it.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,14 @@ from middlewared.errors import EREMOTENODEERROR, CallError, MatchNotFound, Valid
 from middlewared.extjson import encode_special
 from middlewared.peer.extended import revive
 
-PROTOCOL = 1  # what we speak
+PROTOCOL = 2  # what we speak
+PROTOCOL_CHANGES = 2  # the first with a changes frame
 PROTOCOL_MIN = 1  # the oldest that we still understand
 _OPTIONS = orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_NON_STR_KEYS
 FRAME_BYTES_MAX = 1 << 20
 CHUNK_BYTES_MAX = 256 << 10
 SNAPSHOT_BYTES_MAX = 256 << 20
+CHANGES_BYTES_MAX = FRAME_BYTES_MAX - 1024  # the header needs less
 ID_MAX = 1 << 53
 TEXT_CHARS_MAX = 64 << 10
 
@@ -96,6 +98,14 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Changes of the configuration, to be applied durably. Answered by Result (null) or Failure. Since protocol 2."""
+
+    id: int
+    data: bytes  # what is in it is the store's affair
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotBegin:
     id: int
     size_bytes: int
@@ -146,6 +156,7 @@ Frame = (
     | Failure
     | Progress
     | Cancel
+    | Changes
     | SnapshotBegin
     | SnapshotChunk
     | SnapshotEnd
@@ -228,21 +239,22 @@ _FRAMES: dict[str, tuple[type[Any], dict[str, Check]]] = {
     "snapshot_ok": (SnapshotOk, {"id": _id}),
     "snapshot_error": (SnapshotFailure, {"id": _id, "message": _text, "errno": _errno}),
 }
-_CHUNK: dict[str, Check] = {"id": _id, "offset_bytes": _whole(0, SNAPSHOT_BYTES_MAX)}
-_NAMES = {kind: name for name, (kind, _) in _FRAMES.items()}
+# Binary frames: what precedes `data`, and how long that may be.
+_BINARY: dict[str, tuple[type[Any], dict[str, Check], int]] = {
+    "snapshot_chunk": (SnapshotChunk, {"id": _id, "offset_bytes": _whole(0, SNAPSHOT_BYTES_MAX)}, CHUNK_BYTES_MAX),
+    "changes": (Changes, {"id": _id}, CHANGES_BYTES_MAX),
+}
+_NAMES = {kind: name for name, (kind, *_) in (*_FRAMES.items(), *_BINARY.items())}
 _EXTENDED = {"facts", "call", "result", "error", "progress"}  # the frames that carry values of the API
 
 
 def encode(frame: Frame) -> str | bytes:
     """One websocket message: str travels as text, bytes as binary. Raises CodecError (too large, no JSON form)."""
-    if isinstance(frame, SnapshotChunk):
-        if len(frame.data) > CHUNK_BYTES_MAX:
-            raise CodecError(f"a chunk of {len(frame.data)} bytes; at most {CHUNK_BYTES_MAX}")
-        header = {"t": "snapshot_chunk", "id": frame.id, "offset_bytes": frame.offset_bytes}
-        return b"\n".join((orjson.dumps(header), frame.data))
     name = _NAMES.get(type(frame))
     if name is None:
         raise CodecError(f"{type(frame).__name__} is not a frame to send")
+    if isinstance(frame, SnapshotChunk | Changes):
+        return _encode_binary(name, frame)
     checks = _FRAMES[name][1]
     values = {member: getattr(frame, member) for member in checks}
     for member, check in checks.items():
@@ -258,6 +270,14 @@ def encode(frame: Frame) -> str | bytes:
     if len(body) > FRAME_BYTES_MAX:
         raise CodecError(f"a {name} frame of {len(body)} bytes; at most {FRAME_BYTES_MAX}")
     return body.decode()
+
+
+def _encode_binary(name: str, frame: SnapshotChunk | Changes) -> bytes:
+    _, checks, bytes_max = _BINARY[name]
+    if len(frame.data) > bytes_max:
+        raise CodecError(f"a {name} frame with {len(frame.data)} bytes; at most {bytes_max}")
+    header = {"t": name} | {member: getattr(frame, member) for member in checks}
+    return b"\n".join((orjson.dumps(header), frame.data))
 
 
 def decode(message: str | bytes) -> Frame:
@@ -281,11 +301,13 @@ def _decode_binary(message: bytes) -> Frame:
         raise CodecError("a binary frame without a header")
     members = _parse(header)
     name = members["t"]
-    if name != "snapshot_chunk":
+    if name not in _BINARY:
         return Unknown(name)
-    if len(data) > CHUNK_BYTES_MAX:
-        raise CodecError(f"a chunk of {len(data)} bytes; at most {CHUNK_BYTES_MAX}")
-    return SnapshotChunk(**_members(name, SnapshotChunk, _CHUNK, members), data=data)
+    kind, checks, bytes_max = _BINARY[name]
+    if len(data) > bytes_max:
+        raise CodecError(f"a {name} frame with {len(data)} bytes; at most {bytes_max}")
+    frame: Frame = kind(**_members(name, kind, checks, members), data=data)
+    return frame
 
 
 def _parse(text: str | bytes) -> dict[str, Any]:

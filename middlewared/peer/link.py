@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import errno
 import logging
+import mmap
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from websockets.exceptions import WebSocketException
 
 from middlewared.errors import CallError
-from middlewared.peer.calls import CALLS_MAX, ProgressCallback, ServeCall
-from middlewared.peer.codec import SNAPSHOT_BYTES_MAX, Facts, encode
+from middlewared.peer.calls import CALLS_MAX, ProgressCallback, ServeCall, ServeChanges
+from middlewared.peer.codec import CHANGES_BYTES_MAX, PROTOCOL_CHANGES, SNAPSHOT_BYTES_MAX, Facts, encode
 from middlewared.peer.outbox import Message
 from middlewared.peer.pairfiles import PairFiles
 from middlewared.peer.session import Session
@@ -44,13 +45,15 @@ class PeerLink:
     """The link of one daemon. The owner sets the attributes below before `start`; callbacks are quick.
 
     on_connected and on_lost alternate strictly; on_facts comes only between them. `serve_call` runs a call of the
-    other controller, and is cancelled when the link is lost or the caller gives up; so is `serve_snapshot`.
+    other controller, and is cancelled when the link is lost or the caller gives up; so are `serve_changes` and
+    `serve_snapshot`.
     """
 
     on_connected: Callable[[], None] = staticmethod(_ignore)
     on_lost: Callable[[], None] = staticmethod(_ignore)
     on_facts: Callable[[dict[str, Any]], None] = staticmethod(_ignore)
     serve_call: ServeCall = staticmethod(_not_ready)
+    serve_changes: ServeChanges = staticmethod(_not_ready)
     serve_snapshot: ServeSnapshot = staticmethod(_not_ready)
 
     def __init__(self, settings: PeerSettings, node: str, wire: Wire | None = None) -> None:
@@ -86,6 +89,16 @@ class PeerLink:
     def proof(self) -> bytes | None:
         """The certificate (DER) by which the other has proved itself; None while the link is down."""
         return None if self._session is None else self._session.proof
+
+    @property
+    def timeout_s(self) -> float:
+        """A peer that is silent for so long is lost."""
+        return self._settings.timeout_ms / 1000
+
+    @property
+    def takes_changes(self) -> bool:
+        """The other controller understands `send_changes`; an older release gets snapshots only."""
+        return self._session is not None and self._session.protocol >= PROTOCOL_CHANGES
 
     @property
     def peer_facts(self) -> dict[str, Any] | None:
@@ -218,7 +231,19 @@ class PeerLink:
         text = f"Could not connect to the other controller within {float(connect_timeout_s)} seconds"
         raise CallError(text, errno.ECONNREFUSED)
 
-    async def send_snapshot(self, image: bytes, timeout_s: float = 30) -> None:
+    async def send_changes(self, data: bytes, timeout_s: float) -> None:
+        """Have the other controller apply changes; returns when they are durable there.
+
+        Raises CallError: ECONNREFUSED (no link), ECONNRESET (lost in between), EFAULT (not within timeout_s), EFBIG, or
+        what the other controller raised.
+        """
+        if len(data) > CHANGES_BYTES_MAX:
+            raise CallError(f"{len(data)} bytes of changes; at most {CHANGES_BYTES_MAX}", errno.EFBIG)
+        if self._session is None:
+            raise CallError("The other controller is not connected", errno.ECONNREFUSED)
+        await self._session.calls.send_changes(data, timeout_s=timeout_s)
+
+    async def send_snapshot(self, image: bytes | mmap.mmap, timeout_s: float = 30) -> None:
         """Have the other controller apply an image; one at a time, the wait for one's turn included in timeout_s.
 
         Raises CallError: ECONNREFUSED (no link), ECONNRESET (lost in between), ETIMEDOUT, EFBIG (over 256 MiB), or
@@ -333,7 +358,10 @@ class PeerLink:
     async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback | None) -> Any:
         return await self.serve_call(method, args, on_progress)
 
-    async def run_snapshot(self, image: bytes) -> None:
+    async def run_changes(self, data: bytes) -> None:
+        await self.serve_changes(data)
+
+    async def run_snapshot(self, image: bytearray) -> None:
         await self.serve_snapshot(image)
 
     def _drop(self, session: Session, reason: str) -> None:

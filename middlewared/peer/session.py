@@ -13,6 +13,7 @@ from middlewared.peer.codec import (
     PROTOCOL_MIN,
     Call,
     Cancel,
+    Changes,
     CodecError,
     Facts,
     Failure,
@@ -49,7 +50,9 @@ class Owner(Protocol):
 
     async def run_call(self, method: str, args: list[Any], on_progress: ProgressCallback | None) -> Any: ...
 
-    async def run_snapshot(self, image: bytes) -> None: ...
+    async def run_changes(self, data: bytes) -> None: ...
+
+    async def run_snapshot(self, image: bytearray) -> None: ...
 
 
 class Session:
@@ -64,9 +67,10 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(settings.heartbeat_ms / 1000, self._loop.time)
         ids = itertools.count(1)
-        self.calls = Calls(self._outbox, ids, owner.run_call)
+        self.calls = Calls(self._outbox, ids, owner.run_call, owner.run_changes)
         self.snapshots = Snapshots(self._outbox, ids, owner.run_snapshot)
         self.established_at: float | None = None  # the loop's time when the hello came
+        self.protocol = PROTOCOL_MIN  # what both understand, once it came
         self._started_at = self._loop.time()
         self._ending: asyncio.Future[str] = self._loop.create_future()
 
@@ -105,6 +109,7 @@ class Session:
         if not isinstance(hello, Hello):
             raise CodecError("the first frame is not a hello")
         self._check_hello(hello)
+        self.protocol = min(hello.protocol, PROTOCOL)
         self.established_at = self._loop.time()
         self._owner.session_established(self)
         while not self._ending.done():  # what was read before the end is not taken after it
@@ -140,7 +145,7 @@ class Session:
                 pass
             case Facts():
                 self._owner.session_facts(self, frame.facts)
-            case Call():
+            case Call() | Changes():
                 self.calls.on_call(frame)
             case Result() | Failure():
                 self.calls.on_answer(frame)

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import hashlib
 import logging
+import mmap
 from collections.abc import Awaitable, Callable, Iterator
 
 from middlewared.errors import EREMOTENODEERROR, CallError
@@ -24,7 +25,7 @@ from middlewared.peer.outbox import Message, Outbox, link_lost
 
 log = logging.getLogger(__name__)
 
-ServeSnapshot = Callable[[bytes], Awaitable[None]]
+ServeSnapshot = Callable[[bytearray], Awaitable[None]]
 
 
 class Assembly:
@@ -35,26 +36,22 @@ class Assembly:
             raise CallError(f"A snapshot of {begin.size_bytes} bytes; at most {SNAPSHOT_BYTES_MAX}", errno.EFBIG)
         self.id = begin.id
         self._size_bytes = begin.size_bytes
-        self._received_bytes = 0
-        self._parts: list[bytes] = []
+        self._image = bytearray()  # grows in place: parts that are joined would be there twice
         self._digest = hashlib.sha256()
 
     def add(self, chunk: SnapshotChunk) -> None:
-        received_bytes = self._received_bytes + len(chunk.data)
-        if chunk.offset_bytes != self._received_bytes or received_bytes > self._size_bytes:
-            raise CallError(f"The snapshot does not continue at byte {self._received_bytes}", errno.EBADMSG)
-        data = bytes(chunk.data)
-        self._parts.append(data)
-        self._digest.update(data)
-        self._received_bytes = received_bytes
+        if chunk.offset_bytes != len(self._image) or len(self._image) + len(chunk.data) > self._size_bytes:
+            raise CallError(f"The snapshot does not continue at byte {len(self._image)}", errno.EBADMSG)
+        self._image += chunk.data
+        self._digest.update(chunk.data)
 
-    def finish(self, end: SnapshotEnd) -> bytes:
+    def finish(self, end: SnapshotEnd) -> bytearray:
         """The image, whole and unaltered."""
-        if self._received_bytes != self._size_bytes:
-            raise CallError(f"The snapshot ends at byte {self._received_bytes} of {self._size_bytes}", errno.EBADMSG)
+        if len(self._image) != self._size_bytes:
+            raise CallError(f"The snapshot ends at byte {len(self._image)} of {self._size_bytes}", errno.EBADMSG)
         if self._digest.hexdigest() != end.sha256:
             raise CallError("The snapshot was altered on its way: its SHA-256 differs", errno.EBADMSG)
-        return b"".join(self._parts)
+        return self._image
 
 
 class Snapshots:
@@ -69,7 +66,7 @@ class Snapshots:
         self._applying: asyncio.Task[None] | None = None
         self._applying_id = 0
 
-    async def send(self, image: bytes) -> None:
+    async def send(self, image: bytes | mmap.mmap) -> None:
         """Returns once the other controller applied the image. The caller sets the deadline. Raises CallError."""
         number = next(self._ids)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -84,7 +81,7 @@ class Snapshots:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # it counts as seen even when something else ended the wait
 
-    async def _stream(self, number: int, image: bytes, answer: asyncio.Future[None]) -> None:
+    async def _stream(self, number: int, image: bytes | mmap.mmap, answer: asyncio.Future[None]) -> None:
         view = memoryview(image)
         digest = hashlib.sha256()
         await self._outbox.put_bulk(encode(SnapshotBegin(number, len(image))))
@@ -161,8 +158,7 @@ class Snapshots:
             await asyncio.wait([before])  # two images are never applied at once
         reply: Message
         try:
-            # In a thread: putting 256 MiB together takes long enough that our heartbeats would be missed.
-            await self._serve(await asyncio.to_thread(assembly.finish, end))
+            await self._serve(assembly.finish(end))
             reply = encode(SnapshotOk(number))
         except asyncio.CancelledError:
             if cancelled_from_outside():

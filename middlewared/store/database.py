@@ -3,30 +3,35 @@
 What the callers may rely on:
 
 - A write is on disk (synchronous=FULL) when `write` returns, whatever then happens to the process or the machine.
-- Writes happen one after the other, each in one transaction that also advances `position`.
+- Writes happen one after the other, each in one transaction that also advances `position` and logs what it changed
+  (changelog.py). So does the beginning of an epoch.
+- `apply` takes such changes over in order, each exactly once, all of a call or none; then both stores are the same.
 - A reader sees a committed state, never a half-made one; also while `restore` replaces everything.
 - What `restore` replaces is contained in what replaces it, or was kept aside first; no write comes between the two.
-- From the call of `begin_epoch` on nothing is committed in the old epoch, and a `restore` asked for before does not
-  replace the new one.
+- From the call of `begin_epoch` on nothing is committed in the old epoch, and a `restore` or `apply` asked for before
+  does not change the new one.
 """
 
 import asyncio
-import errno
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import apsw
 
-from middlewared.errors import CallError
 from middlewared.invariants import invariant
-from middlewared.store.lineage import EPOCHS_KEPT, Epoch, Line, Position, contains
+from middlewared.store import changelog, image
+from middlewared.store.changelog import Entry
+from middlewared.store.errors import StoreError
+from middlewared.store.image import Data, Image
+from middlewared.store.lineage import EPOCHS_KEPT, Position, contains
 from middlewared.store.migrations import MIGRATIONS, SCHEMA_VERSION
+from middlewared.store.rows import Row, prepare, read_leader, read_line, read_position, read_schema, rows
 from middlewared.store.sealing import Sealing
 
 log = logging.getLogger(__name__)
@@ -34,42 +39,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS = 5000
-IMAGE_BYTES_MAX = 64 << 20
 WRITES_WAITING_MAX = 1000
 
-# SQLite file format, section 1.3: where the header says what a whole, WAL-free image of a database looks like.
-_HEADER_BYTES = 100
-_MAGIC = b"SQLite format 3\x00"
-_VERSION_BYTES = slice(18, 20)  # file format write and read version: 1 is rollback journal, 2 is WAL
-
-
-class StoreError(CallError):
-    """The store cannot be opened, read or written, or an image was refused; the message says which and why."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, errno.EIO)
-
-
-class Image(NamedTuple):
-    """A whole store as a database file, and where that store stands."""
-
-    data: bytes
-    position: Position
-
-
-Row = dict[str, Any]
 Listener = Callable[[frozenset[str]], None]
 Connect = Callable[[Path], apsw.Connection]
 Keep = Callable[[Image], None]
-
-
-def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> Row:
-    return {column[0]: value for column, value in zip(cursor.get_description(), values, strict=True)}
-
-
-def _rows(connection: apsw.Connection, sql: str, params: tuple[Any, ...]) -> list[Row]:
-    rows: list[Row] = list(connection.execute(sql, params))  # the row trace makes them dicts
-    return rows
 
 
 class Transaction:
@@ -77,10 +51,16 @@ class Transaction:
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
+        self.is_logged = True
+
+    def forget_history(self) -> None:
+        """What a row said before must not be found anywhere: neither this change nor an older one stays in the log. The
+        other controller gets a full copy."""
+        self.is_logged = False
 
     def execute(self, sql: str, params: tuple[Any, ...] = ()) -> list[Row]:
         """Run a statement; the rows it returns (also of RETURNING), a dict each."""
-        return _rows(self._connection, sql, params)
+        return rows(self._connection, sql, params)
 
     @property
     def last_insert_id(self) -> int:
@@ -94,21 +74,18 @@ class Store:
         self.path = path
         self.sealing = sealing
         self.guard: Callable[[], None] | None = None
-        self.replicate: Callable[[], Awaitable[None]] | None = None
+        self.replicate: Callable[[Position], Awaitable[None]] | None = None
         self._writer = writer
         self._reader = reader
         self._reading = threading.Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._listeners: list[Listener] = []
-        self._changed: set[str] = set()
         self._writes: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._owed: deque[tuple[int | None, str | None]] = deque()  # epochs that have to begin before anything else
         self._begun_count = 0
-        # The hook sees every row that changes; unlike the update hook also those of REPLACE and of a bare DELETE.
-        writer.preupdate_hook(lambda update: self._changed.add(update.table_name))
-        self._line = _read_line(writer)
-        self._leader = _read_leader(writer)
+        self._line = read_line(writer)
+        self._leader = read_leader(writer)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -125,10 +102,10 @@ class Store:
     @classmethod
     def _open(cls, path: Path, connect: Connect, sealing: Sealing) -> "Store":
         try:
-            writer = _prepare(connect(path))
+            writer = prepare(connect(path))
             try:
                 _migrate(writer, path)
-                reader = _prepare(connect(path))
+                reader = prepare(connect(path))
                 for connection in (writer, reader):
                     sealing.register(connection)
                 reader.pragma("query_only", True)
@@ -169,7 +146,7 @@ class Store:
         """Read, at once, on the caller's thread; a dict a row. Statements that write are refused."""
         try:
             with self._reading:
-                return _rows(self._reader, sql, params)
+                return rows(self._reader, sql, params)
         except apsw.Error as error:
             raise StoreError(f"The configuration could not be read: {error}") from error
 
@@ -200,18 +177,37 @@ class Store:
         self._begun_count += 1
         return self._settle_and_tell()
 
+    def entries_after(self, position: Position) -> list[Entry] | None:
+        """The changes that follow on a position, for `apply` on the other controller: as many as one message carries.
+
+        None where the log does not lead on from there: the position is not on our line, or too long ago.
+        """
+        try:
+            with self._reading:
+                return changelog.after(self._reader, position)
+        except apsw.Error as error:
+            raise StoreError(f"The log of changes could not be read: {error}") from error
+
+    async def apply(self, entries: Sequence[Entry]) -> None:
+        """Take the other controller's changes over, in one durable transaction. Not guarded, not replicated.
+
+        What is here already is skipped. Raises OutOfStep, and changes nothing, when they do not follow on what is here;
+        StoreError when an epoch began here since the call.
+        """
+        await self._enqueue(self._apply_and_tell(entries, self._begun_count))
+
     async def snapshot(self) -> Image:
         """The whole store, for `restore` on the other controller."""
-        return await self._enqueue(self._in_thread(self._serialize))
+        return await self._enqueue(self._in_thread(self._take_image))
 
-    async def restore(self, image: bytes, keep: Keep | None = None) -> None:
+    async def restore(self, data: Data, keep: Keep | None = None) -> None:
         """Replace everything by an image made by `snapshot`, atomically and durably. Not guarded, not replicated.
 
         If the image does not contain every change that was made here, `keep` first gets a copy of what is here, in the
         store's thread. Raises StoreError, and changes nothing, when the image is damaged or of another schema version,
         when `keep` fails (OSError), and when an epoch began here since the call.
         """
-        await self._enqueue(self._replace_and_tell(image, keep, self._begun_count))
+        await self._enqueue(self._replace_and_tell(data, keep, self._begun_count))
 
     async def _settle_and_tell(self) -> None:
         async def settle() -> None:
@@ -221,15 +217,20 @@ class Store:
 
         await self._enqueue(settle())
 
-    async def _replace_and_tell(self, image: bytes, keep: Keep | None, begun_count: int) -> None:
-        self._tell(await self._in_thread(lambda: self._replace(image, keep, begun_count)))
+    async def _replace_and_tell(self, data: Data, keep: Keep | None, begun_count: int) -> None:
+        self._tell(await self._in_thread(lambda: self._replace(data, keep, begun_count)))
+
+    async def _apply_and_tell(self, entries: Sequence[Entry], begun_count: int) -> None:
+        tables = await self._in_thread(lambda: self._apply(entries, begun_count))
+        if tables:
+            self._tell(tables)
 
     async def _write_and_tell(self, change: Callable[[Transaction], T]) -> T:
-        result, tables = await self._in_thread(lambda: self._commit(change))
+        result, tables, position = await self._in_thread(lambda: self._commit(change))
         if tables:
             self._tell(tables)
             if self.replicate is not None:
-                await self.replicate()
+                await self.replicate(position)
         return result
 
     async def _enqueue(self, work: Coroutine[Any, Any, T]) -> T:
@@ -245,7 +246,7 @@ class Store:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except apsw.Error as error:
+        except (apsw.Error, OSError) as error:
             raise StoreError(f"The configuration could not be changed: {error}") from error
 
     def _tell(self, tables: frozenset[str]) -> None:
@@ -257,10 +258,10 @@ class Store:
 
     # ------------------------------------------------------------------------- the writer's thread, from here on
 
-    def _commit(self, change: Callable[[Transaction], T]) -> tuple[T, frozenset[str]]:
+    def _commit(self, change: Callable[[Transaction], T]) -> tuple[T, frozenset[str], Position]:
         settled = self._settle()
         result, tables = self._transact(change)
-        return result, settled | tables
+        return result, settled | tables, self._line.position
 
     def _settle(self) -> frozenset[str]:
         """Begin the epochs that are due, each in a transaction of its own."""
@@ -272,49 +273,74 @@ class Store:
         return changed
 
     def _transact(self, change: Callable[[Transaction], T]) -> tuple[T, frozenset[str]]:
-        self._changed.clear()
-        self._writer.execute("BEGIN IMMEDIATE")
+        """Run a change and log it, in one transaction. One that changes nothing in the end leaves no trace."""
+        recording = changelog.Recording(self._writer)
         try:
-            result = change(Transaction(self._writer))
-            tables = frozenset(self._changed)
+            self._writer.execute("BEGIN IMMEDIATE")
+            transaction = Transaction(self._writer)
+            result = change(transaction)
+            self._writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'seq'")
+            changes, tables = recording.end()
             if tables:
-                self._writer.execute("UPDATE meta SET value = value + 1 WHERE key = 'seq'")
-            line, leader = self._line, self._leader
-            if "epoch" in tables:
-                line, leader = _read_line(self._writer), _read_leader(self._writer)
-            line = line._replace(position=_read_position(self._writer))
-            self._writer.execute("COMMIT")
-        except BaseException:
+                after = read_position(self._writer)
+                if transaction.is_logged:
+                    entry = changelog.entry_of(self._writer, self._line.position, after, changes)
+                    changelog.append(self._writer, entry)
+                else:
+                    changelog.forget(self._writer)
+                self._commit_and_look(tables)
+        finally:
+            recording.close()
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-            raise
-        self._line, self._leader = line, leader
         return result, tables
 
-    def _serialize(self) -> Image:
-        image = bytearray(self._writer.serialize("main"))
-        image[_VERSION_BYTES] = b"\x01\x01"  # a WAL file cannot be opened in memory, and the image needs no WAL
-        return Image(bytes(image), self._line.position)
-
-    def _replace(self, image: bytes, keep: Keep | None, begun_count: int) -> frozenset[str]:
-        source = _open_image(image)
+    def _apply(self, entries: Sequence[Entry], begun_count: int) -> frozenset[str]:
+        """All of them share one transaction, and so one wait for the disk."""
+        self._check_begun(begun_count)
+        self._writer.execute("BEGIN IMMEDIATE")
         try:
-            _check_image(source, self._writer)
-            if self._begun_count != begun_count:
-                raise StoreError("This controller has begun to lead: its configuration is not overwritten")
-            if keep is not None and not contains(_read_line(source), self._line):
+            tables = changelog.apply(self._writer, entries)
+            if tables:
+                self._commit_and_look(tables)
+        finally:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+        return tables
+
+    def _commit_and_look(self, tables: frozenset[str]) -> None:
+        """Nothing may fail after COMMIT: what is remembered of the store is read before."""
+        line, leader = self._line._replace(position=read_position(self._writer)), self._leader
+        if "epoch" in tables:
+            line, leader = read_line(self._writer), read_leader(self._writer)
+        self._writer.execute("COMMIT")
+        self._line, self._leader = line, leader
+
+    def _take_image(self) -> Image:
+        return image.take(self._writer, self._line.position, self.path.parent)
+
+    def _replace(self, data: Data, keep: Keep | None, begun_count: int) -> frozenset[str]:
+        source = image.open_image(data, self.path.parent)
+        try:
+            image.check(source, self._writer)
+            self._check_begun(begun_count)
+            if keep is not None and not contains(read_line(source), self._line):
                 self._keep(keep)
             # All pages in one step are one WAL transaction: atomic for readers, and for a crash.
             with self._writer.backup("main", source, "main") as backup:
                 backup.step(-1)
         finally:
             source.close()
-        self._line, self._leader = _read_line(self._writer), _read_leader(self._writer)
-        return frozenset(name for kind, name, _ in _schema(self._writer) if kind == "table")
+        self._line, self._leader = read_line(self._writer), read_leader(self._writer)
+        return frozenset(name for kind, name, _ in read_schema(self._writer) if kind == "table")
+
+    def _check_begun(self, begun_count: int) -> None:
+        if self._begun_count != begun_count:
+            raise StoreError("This controller has begun to lead: its configuration is not overwritten")
 
     def _keep(self, keep: Keep) -> None:
         try:
-            keep(self._serialize())
+            keep(self._take_image())
         except OSError as error:
             raise StoreError(
                 f"The configuration here has changes that the image lacks, and could not be kept aside: {error}"
@@ -337,6 +363,7 @@ def _begin_epoch(transaction: Transaction, epoch: int | None, node: str | None) 
 def _create_private(path: Path) -> None:
     """Make sure that nobody else may read the file. SQLite gives the -wal and -shm files the same permissions."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    image.remove_drafts(path.parent)
     if path.parent.stat().st_mode & 0o077:
         log.warning("%s may be entered by other users; the store expects a directory of mode 0700", path.parent)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -352,14 +379,6 @@ def _connect_file(path: Path) -> apsw.Connection:
     return connection
 
 
-def _prepare(connection: apsw.Connection) -> apsw.Connection:
-    """What every connection of the store needs, wherever it leads."""
-    connection.pragma("foreign_keys", True)
-    connection.pragma("secure_delete", True)  # a secret that was plain is not left in the free space of the file
-    connection.row_trace = _row
-    return connection
-
-
 def _migrate(connection: apsw.Connection, path: Path) -> None:
     version = int(connection.pragma("user_version") or 0)
     if version > SCHEMA_VERSION:
@@ -369,61 +388,3 @@ def _migrate(connection: apsw.Connection, path: Path) -> None:
         )
     for number in range(version, SCHEMA_VERSION):
         connection.execute(f"BEGIN IMMEDIATE; {MIGRATIONS[number]}; PRAGMA user_version = {number + 1}; COMMIT")
-
-
-def _read_position(connection: apsw.Connection) -> Position:
-    meta = {row["key"]: row["value"] for row in _rows(connection, "SELECT key, value FROM meta", ())}
-    return Position(meta["epoch"], meta["seq"])
-
-
-def _read_line(connection: apsw.Connection) -> Line:
-    rows = _rows(connection, "SELECT epoch, base_seq FROM epoch ORDER BY epoch", ())
-    return Line(_read_position(connection), tuple(Epoch(row["epoch"], row["base_seq"]) for row in rows))
-
-
-def _read_leader(connection: apsw.Connection) -> str | None:
-    rows = _rows(connection, "SELECT node FROM epoch ORDER BY epoch DESC LIMIT 1", ())
-    return rows[0]["node"] if rows else None
-
-
-def _schema(connection: apsw.Connection) -> list[tuple[str, str, str]]:
-    rows = _rows(connection, "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY 1, 2", ())
-    return [(row["type"], row["name"], row["sql"]) for row in rows]
-
-
-def _open_image(image: bytes) -> apsw.Connection:
-    if len(image) > IMAGE_BYTES_MAX:
-        raise StoreError(f"The image of the store is too large: {len(image)} bytes, {IMAGE_BYTES_MAX} allowed")
-    page_bytes = int.from_bytes(image[16:18], "big")
-    page_bytes = 65536 if page_bytes == 1 else page_bytes
-    pages = int.from_bytes(image[28:32], "big")
-    if len(image) < _HEADER_BYTES or not image.startswith(_MAGIC) or len(image) != page_bytes * pages:
-        raise StoreError("The image of the store is damaged or cut short")
-    patched = bytearray(image)
-    patched[_VERSION_BYTES] = b"\x01\x01"
-    source = apsw.Connection(":memory:")
-    source.deserialize("main", bytes(patched))
-    source.row_trace = _row
-    return source
-
-
-def _check_image(source: apsw.Connection, ours: apsw.Connection) -> None:
-    """Refuse what is not a sound store of exactly our schema."""
-    try:
-        findings = [next(iter(row.values())) for row in _rows(source, "PRAGMA integrity_check(1)", ())]
-        version = source.pragma("user_version")
-        orphans = _rows(source, "PRAGMA foreign_key_check", ())
-        schema = _schema(source)
-    except apsw.Error as error:
-        raise StoreError(f"The image of the store is damaged: {error}") from error
-    if findings != ["ok"] or orphans:
-        raise StoreError(f"The image of the store is damaged: {findings[0] if not orphans else 'dangling references'}")
-    if version != SCHEMA_VERSION or schema != _schema(ours):
-        raise StoreError(
-            f"The image of the store has schema version {version}, this controller has {SCHEMA_VERSION}; "
-            "both controllers have to run the same version"
-        )
-    try:
-        _read_position(source)
-    except KeyError as error:
-        raise StoreError("The image of the store is damaged: it has no position") from error

@@ -107,6 +107,18 @@ ALTER TABLE service_config ADD COLUMN start_order INTEGER NOT NULL DEFAULT 50;  
 ALTER TABLE service_config ADD COLUMN critical INTEGER NOT NULL DEFAULT 1;       -- runs before traffic is let in
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5 = """
+CREATE TABLE log (                               -- what was changed, by transaction (store/log.py); bounded
+    seq INTEGER PRIMARY KEY,                     -- meta's, after it
+    epoch INTEGER NOT NULL,                      -- meta's, after it
+    epoch_before INTEGER NOT NULL,               -- it leads on from (epoch_before, seq - 1)
+    schema_version INTEGER NOT NULL,
+    sequences TEXT NOT NULL,                     -- JSON object: sqlite_sequence, after it
+    bytes_logged INTEGER NOT NULL,               -- of `changes`, of all entries up to this one
+    changes BLOB NOT NULL                        -- a changeset of SQLite's session extension
+) STRICT;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -17,13 +17,16 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import apsw
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from middlewared.errors import CallError
+
+if TYPE_CHECKING:
+    from middlewared.store.database import Transaction
 
 KEY_BYTES = 32
 KEYS_MAX = 16
@@ -174,8 +177,9 @@ def is_stale(query: Query, ring: KeyRing) -> bool:
     return any(not ring.is_fresh(text) and ring.opens(text) for _, _, _, text in _secrets(query))
 
 
-def seal_again(execute: Query, ring: KeyRing) -> int:
-    """Inside a transaction: seal what is plain, or sealed with an older key; how many. What no key opens stays."""
+def seal_again(transaction: "Transaction", ring: KeyRing) -> int:
+    """Seal what is plain, or sealed with an older key; how many. What no key opens stays."""
+    execute = transaction.execute
     count = 0
     for table, column, row, text in list(_secrets(execute)):
         if not ring.is_fresh(text) and ring.opens(text):
@@ -183,6 +187,8 @@ def seal_again(execute: Query, ring: KeyRing) -> int:
             sql = f"UPDATE {table} SET {column} = ? WHERE id = ?"  # noqa: S608  names from COLUMNS
             execute(sql, (ring.seal(table, column, row, plain), row))
             count += 1
+    if count:
+        transaction.forget_history()  # the log has the same secrets as they were
     return count
 
 

@@ -82,6 +82,7 @@ class FailoverController:
         peer = self._context.peer
         peer.on_facts = self._peer_facts
         peer.on_lost = self._peer_lost
+        peer.serve_changes = self.sync.receive_changes
         peer.serve_snapshot = self.sync.receive
         await self.observer.start()
         await self.sync.start()
@@ -245,7 +246,7 @@ class FailoverController:
         mine = self.mine() if mine is None else mine
         self.publisher.publish(mine, self.other)
         self._gone.look(mine, self.other, self.observer.pools)
-        self.sync.reconcile(mine)
+        self.sync.reconcile()
 
     def _peer_facts(self, data: dict[str, object]) -> None:
         try:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from middlewared.store.image import Data
 from middlewared.store.lineage import Position
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, image: bytes, position: Position) -> str:
+    def keep(self, image: Data, position: Position) -> str:
         """Write a store to a file of its own, durably, once for each position; the file's path. Raises OSError."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
@@ -40,7 +41,7 @@ class Kept:
             return []
         return [path for _, path in sorted(found)]
 
-    def _write(self, path: Path, image: bytes) -> None:
+    def _write(self, path: Path, image: Data) -> None:
         """Under another name first: a file of that name is whole, whenever the power fails."""
         draft = path.with_suffix(".new")
         descriptor = os.open(draft, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)

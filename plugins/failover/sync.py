@@ -1,4 +1,4 @@
-"""The pair's configuration on both controllers: whoever leads writes, and pushes what it wrote to the other.
+"""The pair's configuration on both controllers: whoever leads writes, and the other follows (replication.py).
 
 Nothing that was acknowledged is lost (DESIGN S6). A change is on both controllers, or the one that has it says that the
 other is behind; and a store with changes that the leader never saw is kept aside before the leader's replaces it.
@@ -14,19 +14,21 @@ from middlewared.errors import EHAUNAVAILABLE, CallError
 from middlewared.peer.link import PeerLink
 from middlewared.plugins.failover import kept
 from middlewared.plugins.failover.facts import Facts
+from middlewared.plugins.failover.replication import Replicator
 from middlewared.plugins.failover.state import Role
-from middlewared.store.database import Image, Store, StoreError
+from middlewared.store import changelog
+from middlewared.store.database import Store
+from middlewared.store.errors import OutOfStep, StoreError
+from middlewared.store.image import Data, Image
 from middlewared.store.lineage import Position
 
 log = logging.getLogger(__name__)
 
-_PUSH_TIMEOUT_S = 10.0
-_RETRY_MS = 1000
 _ALERT = "failover.sync"
 
 
 class ConfigSync:
-    """Guards writes on the standby, pushes the store from the leader, and knows whether the other is behind.
+    """Guards writes on the standby, lets the other follow on the leader, and takes over what the leader sends.
 
     `keep_aside` and `kept_files` may be replaced; they are called in a thread, and raise OSError.
     """
@@ -45,24 +47,20 @@ class ConfigSync:
         self._alerts = alerts
         self._mine = mine
         self._other = other
-        self._pushing = asyncio.Lock()
-        self._reconciling: asyncio.Task[None] | None = None
         self._receiving: set[asyncio.Task[None]] = set()
-        self._acknowledged: Position | None = None  # what the other is known to have; None while it is not reachable
+        self.replicator = Replicator(store, peer, self._leads, self._theirs, self._tell)
         kept_here = kept.Kept(folder)
-        self.keep_aside: Callable[[bytes, Position], str] = kept_here.keep
+        self.keep_aside: Callable[[Data, Position], str] = kept_here.keep
         self.kept_files: Callable[[], Sequence[str]] = kept_here.files
         store.guard = self.guard
-        store.replicate = self._replicate
+        store.replicate = self.replicator.replicate
 
     async def start(self) -> None:
         """Say again what was kept aside before."""
         await self._tell_kept()
 
     async def stop(self) -> None:
-        if self._reconciling is not None:
-            self._reconciling.cancel()
-            await asyncio.gather(self._reconciling, return_exceptions=True)
+        await self.replicator.stop()
         await asyncio.gather(*self._receiving, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------------ who may change it
@@ -97,7 +95,7 @@ class ConfigSync:
             )
         if mine.node != "A":
             return f"Neither controller leads: make the change on controller {other.node} ({other.hostname})."
-        if not self.other_is_current and Position(other.epoch, other.position) != self._store.position:
+        if not self.replicator.is_current and self._theirs() != self._store.position:
             return (
                 "Neither controller leads, and their configurations differ: it can be changed when one of them leads. "
                 "failover.force_master on one of them makes its configuration the pair's."
@@ -108,76 +106,33 @@ class ConfigSync:
 
     async def push(self) -> None:
         """Give the other controller our whole configuration, acknowledged. Raises CallError."""
-        async with self._pushing:
-            await self._send()
+        await self.replicator.push()
 
-    def reconcile(self, mine: Facts) -> None:
+    def reconcile(self) -> None:
         """Called on every change of facts: bring an other that differs up to date, in the background.
 
         The MASTER does. While neither leads the newer configuration wins, so that both agree on who is designated.
         """
+        self.replicator.look()
+
+    def _theirs(self) -> Position | None:
         other = self._other()
-        if other is None:
-            self._acknowledged = None
-            return
-        theirs = Position(other.epoch, other.position)
-        same = theirs == self._store.position
-        if same:
-            self._alerts.clear(_ALERT)
-        if not self._leads(mine, other):
-            return
-        if same:
-            self._acknowledged = self._store.position
-        elif self._reconciling is None or self._reconciling.done():
-            self._reconciling = asyncio.create_task(self._catch_up())
+        return None if other is None else Position(other.epoch, other.position)
 
-    @property
-    def other_is_current(self) -> bool:
-        """The other has acknowledged everything that we have."""
-        return self._acknowledged == self._store.position
-
-    async def _send(self) -> None:
-        image = await self._store.snapshot()
-        await self._peer.send_snapshot(image.data, timeout_s=_PUSH_TIMEOUT_S)
-        self._acknowledged = image.position  # a write meanwhile has moved on: then the other is not current
-
-    async def _bring_up_to_date(self) -> None:
-        """Push, unless a push that began after the change has carried it along. Raises CallError."""
-        async with self._pushing:
-            if not self.other_is_current:
-                await self._send()
-        if self.other_is_current:
-            self._alerts.clear(_ALERT)
-
-    async def _replicate(self) -> None:
-        """After a local write: on the other too before the client hears of it, or known to be behind (DESIGN S6)."""
-        if not self._peer.connected:
-            self._say_behind("it cannot be reached")
-            return
-        try:
-            await self._bring_up_to_date()
-        except CallError as error:
-            log.warning("the change is not on the other controller: %s", error)
-            self._say_behind(error.message)
-
-    def _leads(self, mine: Facts, other: Facts | None) -> bool:
+    def _leads(self) -> bool:
         """Our configuration is the pair's."""
+        mine, other = self._mine(), self._other()
         if mine.role is Role.MASTER:
             return True
         if other is None or _moving(mine) or _moving(other) or other.role is Role.MASTER:
             return False
         return self._store.position > Position(other.epoch, other.position)
 
-    async def _catch_up(self) -> None:
-        while self._leads(self._mine(), self._other()) and self._peer.connected and not self.other_is_current:
-            try:
-                await self._bring_up_to_date()
-            except CallError as error:
-                log.warning("the other controller's configuration stays behind: %s", error)
-                self._say_behind(error.message)
-                await asyncio.sleep(_RETRY_MS / 1000)
-
-    def _say_behind(self, why: str) -> None:
+    def _tell(self, why: str) -> None:
+        """Why the other lacks what a client was told of; "" when it has everything."""
+        if not why:
+            self._alerts.clear(_ALERT)
+            return
         mine = self._mine()
         if mine.licensed and mine.virtual:
             text = (
@@ -187,7 +142,20 @@ class ConfigSync:
 
     # ------------------------------------------------------------------------------------------ from the other
 
-    async def receive(self, image: bytes) -> None:
+    async def receive_changes(self, data: bytes) -> None:
+        """The other's changes, made here too. Raises CallError when we lead, or they do not follow on what is here."""
+        entries = changelog.decode(data)
+        self._check_follows()
+        try:
+            await self._store.apply(entries)
+        except OutOfStep:
+            raise
+        except StoreError as error:
+            raise CallError(error.message, EHAUNAVAILABLE) from error
+        finally:
+            self.replicator.forget()
+
+    async def receive(self, image: Data) -> None:
         """The other's configuration replaces ours. Raises CallError when we lead, it does not fit, or what only we have
         could not be kept aside. Once begun it is finished, alerts included, also when the link is lost."""
         task = asyncio.create_task(self._receive(image))
@@ -195,17 +163,21 @@ class ConfigSync:
         task.add_done_callback(self._received)
         await asyncio.shield(task)
 
-    async def _receive(self, image: bytes) -> None:
-        mine = self._mine()
-        if mine.role is Role.MASTER or (mine.ongoing and not mine.electing):
-            raise CallError("This controller leads: its configuration is not overwritten.", EHAUNAVAILABLE)
+    async def _receive(self, image: Data) -> None:
+        self._check_follows()
         # No await between the check and this call: should a takeover end before the store gets to it, it refuses.
         try:
             await self._store.restore(image, self._keep)
         except StoreError as error:
             raise CallError(error.message, EHAUNAVAILABLE) from error
         finally:
+            self.replicator.forget()
             await self._tell_kept()
+
+    def _check_follows(self) -> None:
+        mine = self._mine()
+        if mine.role is Role.MASTER or (mine.ongoing and not mine.electing):
+            raise CallError("This controller leads: its configuration is not overwritten.", EHAUNAVAILABLE)
 
     def _received(self, task: asyncio.Task[None]) -> None:
         self._receiving.discard(task)

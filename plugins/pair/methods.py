@@ -293,7 +293,7 @@ class Pair(Plugin):
         if ring is None or not is_stale(store.query, ring):
             return
         try:
-            count = await store.write(lambda transaction: seal_again(transaction.execute, ring))
+            count = await store.write(lambda transaction: seal_again(transaction, ring))
         except CallError as error:
             self._secrets_changed = True
             if error.errno != EHAUNAVAILABLE:

@@ -24,6 +24,8 @@ NEVER_LEFT_OUT = {
     "living-peer-robbed",
     "lost-time-not-noticed",
     "released-disks-are-open",
+    "acknowledged-alone",
+    "overwritten-without-a-copy",
 }
 
 

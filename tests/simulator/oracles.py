@@ -7,7 +7,8 @@ O1  never two writers: each accepted write comes from the controller that holds 
     one of a newer; and nobody stays admitted to the disks of a MASTER
 O2  who lost the disks, or imported without them, is reset within RESET_MS of its running time; who has neither is not
 O3  traffic is let in only where the disks are held and the pool is imported, and never in two places for long
-O4  an acknowledged change of the configuration is never lost
+O4  after the heal both stores hold the same, log included: each acknowledged change of the configuration once and in
+    order, unless it was set aside with an alert; and when it is acknowledged the standby has it, or an alert says not
 O5  empty reasons mean that the MASTER's death leads to a takeover (rehearse.py asks, in a forked world)
 O6  after the heal there is exactly one MASTER within the bound, and it stays
 O7  trouble on the standby's side, and daemon restarts, never depose or reset a MASTER

@@ -182,9 +182,9 @@ class Run:
         changes = [change for change in oracles.changes if change[3] == "MASTER"]
         if len(changes) > 1 or not self._healthy():
             oracles.fail("O6", f"it does not stay: {changes} {self._where()}")
-        lost = world.writer.lost()
-        if lost:
-            oracles.fail("O4", f"acknowledged changes are lost: {lost}")
+        trouble = world.writer.trouble()
+        if trouble:
+            oracles.fail("O4", trouble)
         if not oracles.violation:
             self._rehearsals += 1
             oracles.protected = None

@@ -71,8 +71,38 @@ def test_traffic_without_the_pool_is_found_out() -> None:
 
 def test_a_lost_change_is_found_out() -> None:
     world = settled()
+    assert world.writer.trouble() == ""
     world.writer.acknowledged.append(99)
-    assert world.writer.lost() == [99]
+    assert world.writer.trouble() == "acknowledged changes are lost: [99]"
+    world.close()
+
+
+def test_stores_that_differ_are_found_out() -> None:
+    world = settled()
+    world.controllers["b"].disk._anchor.execute("UPDATE failover_config SET timeout_s = 7")
+    assert "the stores differ: {'failover_config'" in world.writer.trouble()
+    world.close()
+
+
+def test_changes_out_of_order_are_found_out() -> None:
+    world = settled()
+    for _ in range(2):
+        world.do("write a")
+        world.run_ms(100)
+    assert world.writer.acknowledged == [1, 2]
+    assert world.writer.trouble() == ""
+    assert "change 2 was asked for after [1] had been acknowledged" in world.writer._disorder([2, 1])
+    world.close()
+
+
+def test_an_entry_of_the_log_that_is_missing_on_both_is_found_out() -> None:
+    world = settled()
+    for _ in range(3):
+        world.do("write a")
+        world.run_ms(100)
+    for controller in world.controllers.values():
+        controller.disk._anchor.execute("DELETE FROM log WHERE seq = (SELECT max(seq) - 1 FROM log)")
+    assert "a gap after change" in world.writer.trouble()
     world.close()
 
 

@@ -1,6 +1,7 @@
 """Who may change the configuration, and what becomes of a change (DESIGN S6)."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from middlewared.peer.link import PeerLink
 from middlewared.plugins.failover.facts import Facts
 from middlewared.plugins.failover.state import Role
 from middlewared.plugins.failover.sync import ConfigSync
+from middlewared.store import changelog
 from middlewared.store.database import Store, Transaction
 from middlewared.store.lineage import Position
 
@@ -34,19 +36,30 @@ class Link:
     def __init__(self) -> None:
         self.connected = True
         self.paired = True
+        self.takes_changes = True
+        self.timeout_s = 20.0  # only ever reached by a failure
         self.to: Side | None = None
-        self.sent = 0
+        self.sent = 0  # whole copies
+        self.groups: list[int] = []  # messages with changes, by how many
         self.open = asyncio.Event()
         self.open.set()
         self.began = asyncio.Event()  # a snapshot is on its way
 
     async def send_snapshot(self, image: bytes, *, timeout_s: float) -> None:
         self.sent += 1
+        await (await self._reach()).sync.receive(image)
+
+    async def send_changes(self, data: bytes, *, timeout_s: float) -> None:
+        self.groups.append(len(changelog.decode(data)))
+        await (await self._reach()).sync.receive_changes(data)
+
+    async def _reach(self) -> "Side":
         self.began.set()
         await self.open.wait()
-        if not self.connected or self.to is None:
-            raise CallError("The link is lost")
-        await self.to.sync.receive(image)
+        if not self.connected:
+            raise CallError("The link is lost", errno.ECONNRESET)
+        assert self.to is not None
+        return self.to
 
 
 class Side:
@@ -87,13 +100,12 @@ class Pair:
             one.other = other.mine() if reachable else None
             one.link.connected = reachable
         for one in (self.a, self.b):
-            one.sync.reconcile(one.mine())
+            one.sync.reconcile()
 
     async def settle(self) -> None:
         """The background work is done."""
         for side in (self.a, self.b):
-            if side.sync._reconciling is not None:
-                await side.sync._reconciling
+            await side.sync.replicator.idle()
 
 
 @pytest.fixture
@@ -155,7 +167,7 @@ async def test_without_a_leader_a_changes_only_what_both_have(pair: Pair) -> Non
     await pair.a.store.write(put("nfs"))
     await pair.a.store.write(put("smb"))  # B has acknowledged the first, though its facts are not yet here
     assert names(pair.b.store) == ["nfs", "smb"]
-    pair.a.link.to = None
+    pair.a.link.connected = False
     await pair.a.store.write(put("ftp"))
     assert pair.a.keys() == ["failover.sync"]
     pair.see()
@@ -184,9 +196,9 @@ async def test_while_nobody_leads_the_newer_configuration_wins(pair: Pair) -> No
     pair.a.be(BACKUP)
     pair.b.be(BACKUP)
     pair.see()
-    pair.b.sync.reconcile(pair.b.mine())  # the older one keeps quiet
-    pair.a.sync.reconcile(pair.a.mine())
-    await asyncio.gather(*(task for task in (pair.a.sync._reconciling, pair.b.sync._reconciling) if task is not None))
+    pair.b.sync.reconcile()  # the older one keeps quiet
+    pair.a.sync.reconcile()
+    await pair.settle()
     assert names(pair.b.store) == ["nfs"]
 
 
@@ -194,13 +206,138 @@ async def test_while_nobody_leads_the_newer_configuration_wins(pair: Pair) -> No
 
 
 async def test_a_change_is_on_both_when_it_is_acknowledged(pair: Pair) -> None:
-    sent = pair.a.link.sent
     await pair.a.store.write(put("nfs"))
     assert names(pair.b.store) == ["nfs"]
-    assert pair.a.sync.other_is_current
-    pair.a.sync.reconcile(pair.a.mine())  # B's facts are those of before
+    assert pair.a.sync.replicator.is_current
+    pair.a.sync.reconcile()  # B's facts are those of before
     await pair.settle()
-    assert pair.a.link.sent == sent + 1
+    assert (pair.a.link.sent, pair.a.link.groups) == (0, [1, 1]), "the beginning of the epoch, and the change"
+
+
+async def test_writers_share_round_trips_and_each_waits_for_its_own_change(pair: Pair) -> None:
+    pair.a.link.groups.clear()
+    pair.a.link.open.clear()
+    pair.a.link.began.clear()
+    first = asyncio.create_task(pair.a.store.write(put("first")))
+    await pair.a.link.began.wait()
+    committed = asyncio.Event()
+    pair.a.store.on_commit(lambda tables: committed.set() if len(names(pair.a.store)) == 51 else None)
+    others = [asyncio.create_task(pair.a.store.write(put(str(number)))) for number in range(50)]
+    await committed.wait()
+    assert not first.done()
+    assert not any(task.done() for task in others)
+    pair.a.link.open.set()
+    await asyncio.gather(first, *others)
+    assert pair.a.link.groups == [1, 50]
+    assert names(pair.b.store) == names(pair.a.store)
+
+
+async def test_who_was_away_follows_by_the_log(pair: Pair) -> None:
+    pair.see(reachable=False)
+    for number in range(5):
+        await pair.a.store.write(put(str(number)))
+    await pair.a.store.begin_epoch(12, "A")
+    pair.see()
+    await pair.settle()
+    assert (pair.a.link.sent, pair.a.link.groups[-1]) == (0, 6)
+    assert pair.b.store.position == pair.a.store.position
+    assert pair.a.keys() == []
+
+
+async def test_who_was_away_too_long_gets_a_full_copy(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changelog, "ROWS_MAX", 2)
+    pair.see(reachable=False)
+    for number in range(3):
+        await pair.a.store.write(put(str(number)))
+    pair.see()
+    await pair.settle()
+    assert (pair.a.link.sent, names(pair.b.store), pair.a.keys()) == (1, ["0", "1", "2"], [])
+
+
+async def test_an_older_release_gets_full_copies(pair: Pair) -> None:
+    pair.a.link.groups.clear()
+    pair.a.link.takes_changes = False
+    await pair.a.store.write(put("nfs"))
+    assert (pair.a.link.sent, pair.a.link.groups, names(pair.b.store)) == (1, [], ["nfs"])
+
+
+async def test_a_standby_whose_rows_differ_gets_a_full_copy(pair: Pair) -> None:
+    await pair.a.store.write(put("nfs"))
+    pair.b.store._writer.execute("DELETE FROM service_config")  # behind the store's back
+    await pair.a.store.write(lambda tx: tx.execute("UPDATE service_config SET enabled = 0"))
+    assert (pair.a.link.sent, pair.a.keys()) == (1, [])
+    assert pair.b.store.query("SELECT name, enabled FROM service_config") == [{"name": "nfs", "enabled": 0}]
+
+
+async def test_a_change_that_is_too_large_for_the_log_goes_by_a_full_copy(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changelog, "ENTRY_BYTES_MAX", 1000)
+    await pair.a.store.write(put("x" * 2000))
+    await pair.a.store.write(put("nfs"))
+    assert (pair.a.link.sent, pair.a.link.groups[-1]) == (1, 1)
+    assert names(pair.b.store) == names(pair.a.store)
+
+
+async def test_a_hanging_standby_holds_a_writer_no_longer_than_a_silent_one_lives(pair: Pair) -> None:
+    pair.a.link.open.clear()
+    pair.a.link.timeout_s = 0.05
+    await pair.a.store.write(put("nfs"))
+    assert "did not follow in time" in pair.a.text("failover.sync")
+    pair.a.link.timeout_s = 20.0
+    async with asyncio.timeout(15):
+        await pair.a.store.write(put("smb"))  # at once: it is known to be behind
+    pair.a.link.open.set()
+    await pair.settle()
+    assert (names(pair.b.store), pair.a.keys()) == (["nfs", "smb"], [])
+    pair.a.link.open.clear()
+    waiting = asyncio.create_task(pair.a.store.write(put("ftp")))
+    pair.a.link.began.clear()
+    await pair.a.link.began.wait()
+    assert not waiting.done(), "it has caught up: to wait makes sense again"
+    pair.a.link.open.set()
+    await waiting
+
+
+async def test_a_link_that_is_replaced_at_once_costs_no_time(pair: Pair) -> None:
+    """The change goes over the new one, without the pause after a refusal, and nobody hears of it."""
+    pair.a.link.open.clear()
+    pair.a.link.began.clear()
+    writing = asyncio.create_task(pair.a.store.write(put("nfs")))
+    await pair.a.link.began.wait()
+    pair.a.other, pair.a.link.connected = None, False
+    pair.a.sync.reconcile()
+    pair.a.link.open.set()
+    pair.a.link.connected = True
+    for _ in range(3):  # the answer that never came is seen
+        await asyncio.sleep(0)
+    pair.see()
+    async with asyncio.timeout(0.9):
+        await writing
+    assert (names(pair.b.store), pair.a.keys()) == (["nfs"], [])
+
+
+async def test_a_link_that_is_lost_lets_writers_go_and_says_so(pair: Pair) -> None:
+    pair.a.link.open.clear()
+    pair.a.link.began.clear()
+    writing = asyncio.create_task(pair.a.store.write(put("nfs")))
+    await pair.a.link.began.wait()
+    pair.see(reachable=False)
+    await writing
+    assert "cannot be reached" in pair.a.text("failover.sync")
+
+
+async def test_what_a_client_was_told_of_stays_owed_while_newer_changes_are_sent(pair: Pair) -> None:
+    """An acknowledgement of something older does not end the alert."""
+    pair.a.link.timeout_s = 0.05
+    pair.a.link.open.clear()
+    await pair.a.store.write(put("nfs"))
+    newest = pair.a.store.position
+    pair.a.sync.replicator._acknowledge(newest._replace(seq=newest.seq - 1), newest)
+    assert pair.a.keys() == ["failover.sync"]
+    pair.a.link.open.set()
+    await pair.settle()
+    assert pair.a.keys() == []
 
 
 async def test_a_write_during_a_push_leads_to_another_push(pair: Pair) -> None:
@@ -212,12 +349,12 @@ async def test_a_write_during_a_push_leads_to_another_push(pair: Pair) -> None:
     pair.a.store.on_commit(lambda tables: written.set())
     writing = asyncio.create_task(pair.a.store.write(put("nfs")))
     await written.wait()
-    assert not pair.a.sync.other_is_current
+    assert not pair.a.sync.replicator.is_current
     pair.a.link.open.set()
     await pushing
     await writing
     assert names(pair.b.store) == ["nfs"]
-    assert pair.a.sync.other_is_current
+    assert pair.a.sync.replicator.is_current
 
 
 async def test_an_acknowledgement_is_for_what_was_sent(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,12 +370,12 @@ async def test_an_acknowledgement_is_for_what_was_sent(pair: Pair, monkeypatch: 
     monkeypatch.setattr(pair.a.store, "snapshot", snapshot_and_then_a_write)
     await pair.a.sync.push()
     assert names(pair.b.store) == []
-    assert not pair.a.sync.other_is_current
+    assert not pair.a.sync.replicator.is_current
 
 
 async def test_who_cannot_be_reached_is_behind_and_catches_up(pair: Pair) -> None:
     pair.see(reachable=False)
-    assert not pair.a.sync.other_is_current
+    assert not pair.a.sync.replicator.is_current
     await pair.a.store.write(put("nfs"))
     assert "cannot be reached" in pair.a.text("failover.sync")
     pair.see()
@@ -340,6 +477,20 @@ async def test_who_leads_is_not_overwritten(pair: Pair, role: Role) -> None:
     pair.a.be(role)
     with pytest.raises(CallError, match="This controller leads"):
         await pair.a.sync.receive(image)
+    with pytest.raises(CallError, match="This controller leads"):
+        await pair.a.sync.receive_changes(changelog.encode([]))
+
+
+async def test_a_former_master_that_only_led_follows_by_a_full_copy_and_keeps_nothing(pair: Pair) -> None:
+    pair.see(reachable=False)
+    await pair.a.store.begin_epoch(20, "A")
+    pair.b.be(Role.MASTER)
+    await pair.b.store.begin_epoch(21, "B")
+    pair.a.be(Role.BACKUP)
+    pair.see()
+    await pair.settle()
+    assert (pair.b.link.sent, pair.a.sync.kept_files()) == (1, [])
+    assert pair.a.store.position == pair.b.store.position
 
 
 async def test_a_takeover_that_ends_meanwhile_is_not_overwritten(pair: Pair) -> None:

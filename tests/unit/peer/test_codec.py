@@ -25,6 +25,7 @@ FRAMES = [
     codec.Failure(1, "validation", "", errors=[["a.b", "attribute required", 22], [None, "gone", 2]]),
     codec.Progress(1, {"percent": 50}),
     codec.Cancel(codec.ID_MAX),
+    codec.Changes(3, b"\n[]\x00\xff"),
     codec.SnapshotBegin(3, 0),
     codec.SnapshotChunk(3, 10, b"\n{}\x00\xff"),
     codec.SnapshotChunk(3, 10, b""),
@@ -162,7 +163,7 @@ JSON = st.recursive(
 MEMBERS = ["id", "node", "protocol", "protocol_min", "facts", "method", "args", "result", "kind", "message",
            "errno", "extra", "errors", "progress", "size_bytes", "offset_bytes", "sha256"]  # fmt: skip
 NAMES = ["hello", "heartbeat", "facts", "call", "result", "error", "progress", "cancel", "snapshot_begin",
-         "snapshot_chunk", "snapshot_end", "snapshot_ok", "snapshot_error", "later"]  # fmt: skip
+         "changes", "snapshot_chunk", "snapshot_end", "snapshot_ok", "snapshot_error", "later"]  # fmt: skip
 
 
 @given(st.text() | st.binary())

@@ -127,7 +127,7 @@ async def test_a_connection_without_hello_replaces_nothing(start_side: Any, wire
 
 
 @pytest.mark.parametrize(
-    "hello", [Hello("B"), Hello("A", 9, 9), Hello("A", 1, 2)], ids=["same node", "newer only", "not ours"]
+    "hello", [Hello("B"), Hello("A", 9, 9), Hello("A", 1, 9)], ids=["same node", "newer only", "not ours"]
 )
 async def test_a_hello_that_does_not_fit_ends_the_connection(start_side: Any, wire_to: Any, hello: Hello) -> None:
     b = await start_side("B")
@@ -141,7 +141,7 @@ async def test_a_hello_that_does_not_fit_ends_the_connection(start_side: Any, wi
 async def test_a_newer_release_is_understood(start_side: Any, wire_to: Any) -> None:
     b = await start_side("B")
     wire = await wire_to(b, hello=False)
-    await wire.socket.send('{"t":"hello","node":"A","protocol":2,"protocol_min":1,"colour":"blue"}')
+    await wire.socket.send('{"t":"hello","node":"A","protocol":9,"protocol_min":1,"colour":"blue"}')
     await wire.socket.send('{"t":"gossip"}')
     await wire.send(Facts({"ok": True}))
     assert await b.until("facts") == {"ok": True}

@@ -127,14 +127,14 @@ async def test_plain_values_of_before_are_sealed(tmp_path: Path) -> None:
     assert not sealing.has_sealed(store.query)
     assert sealing.is_stale(store.query, ring)
     position = store.position
-    assert await store.write(lambda t: sealing.seal_again(t.execute, ring)) == 2
+    assert await store.write(lambda t: sealing.seal_again(t, ring)) == 2
     assert store.position > position, "a change like any other: it is replicated"
     assert SECRET not in raw(store, "otp_secret")
     assert not sealing.is_stale(store.query, ring)
     account = find_by_name(store.query, "admin")
     assert account is not None
     assert account.otp_secret == SECRET
-    assert await store.write(lambda t: sealing.seal_again(t.execute, ring)) == 0
+    assert await store.write(lambda t: sealing.seal_again(t, ring)) == 0
     image = (await store.snapshot()).data
     await store.close()
     assert SECRET.encode() not in image + store.path.read_bytes(), "nor is it left where it was"
@@ -145,7 +145,7 @@ async def test_sealed_again_with_a_newer_key(tmp_path: Path) -> None:
     store = await filled(tmp_path / "store.db", old)
     both = store.sealing.ring = KeyRing([*KeyRing.generate().keys, *old.keys])
     assert sealing.unreadable(store.query, both) == 0
-    assert await store.write(lambda t: sealing.seal_again(t.execute, both)) == 2
+    assert await store.write(lambda t: sealing.seal_again(t, both)) == 2
     assert sealing.unreadable(store.query, old) == 2
     await store.close()
 
@@ -155,7 +155,7 @@ async def test_what_no_key_opens_stays_as_it_is(tmp_path: Path) -> None:
     before = raw(store, "otp_secret")
     strange = KeyRing.generate()
     assert not sealing.is_stale(store.query, strange)
-    assert await store.write(lambda t: sealing.seal_again(t.execute, strange)) == 0
+    assert await store.write(lambda t: sealing.seal_again(t, strange)) == 0
     assert raw(store, "otp_secret") == before
     await store.close()
 

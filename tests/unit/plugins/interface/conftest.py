@@ -26,6 +26,7 @@ from middlewared.rpc.registry import Registry
 from middlewared.rpc.validation import check_arguments
 from middlewared.settings import Settings
 from middlewared.store.database import Store
+from middlewared.store.lineage import Position
 
 REGISTRY = Registry.load()
 NICS = ("eth0", "eth1", "eth2")
@@ -200,7 +201,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Controller, Controller]]:
         await controller.start()
     a.peer.other, b.peer.other = b, a
 
-    async def replicate() -> None:
+    async def replicate(_: Position) -> None:
         if a.peer.other is not None:
             await b.store.restore((await a.store.snapshot()).data)
 

@@ -307,7 +307,7 @@ async def test_a_standby_that_nobody_reaches_goes_back_by_its_own_clock(pair: An
     await moved(a, 0)
     assert "vlan20" not in a.machine.names()
     a.peer.other = b
-    await a.store.replicate()
+    await a.store.replicate(a.store.position)
     assert await b.call("interface.checkin_waiting") is None
 
 
@@ -318,7 +318,7 @@ async def test_a_standby_follows_when_it_comes_back(pair: Any) -> None:
     await a.call("interface.commit", {"rollback": False})
     assert "vlan20" not in b.machine.names()
     a.peer.other = b
-    await a.store.replicate()
+    await a.store.replicate(a.store.position)
     await b.plugin.applier.settle()
     assert b.machine.addresses("vlan20") == ("203.0.113.2/24",)
 
