@@ -6,6 +6,7 @@ all, is asked for again every few seconds.
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -40,7 +41,10 @@ STATUS = {
 
 
 class Board:
-    """`answers`: the last one by name. A question that was refused or not answered has none. `run` keeps it fresh."""
+    """`answers`: the last one by name; None where none came; not there where this user may not ask.
+
+    `run` keeps it fresh.
+    """
 
     def __init__(self, session: Session, sources: dict[str, Source], on_change: Callable[[], None]) -> None:
         self._session = session
@@ -52,6 +56,7 @@ class Board:
         """Until it is cancelled; over lost connections."""
         while True:
             await self._session.wait_connected()
+            self._on_change()
             with contextlib.suppress(ClientError):
                 await self._follow()
             self.answers = {}
@@ -59,6 +64,7 @@ class Board:
 
     async def _follow(self) -> None:
         """As long as the connection lives. Raises ClientError when it is lost."""
+        connection = self._session.connects
         due: set[str] = set(self._sources)
         woken = asyncio.Event()
         woken.set()
@@ -67,7 +73,7 @@ class Board:
             for event in {event for source in self._sources.values() for event in source.events}
         ]
         try:
-            while self._session.connected:
+            while self._session.connected and self._session.connects == connection:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(AGAIN_S):
                         await woken.wait()
@@ -82,10 +88,14 @@ class Board:
             await asyncio.gather(*listeners, return_exceptions=True)
 
     async def _listen(self, event: str, due: set[str], woken: asyncio.Event) -> None:
-        with contextlib.suppress(ClientError, CallError):  # lost: the calls find out too; refused: not for this user
+        try:
             async for _ in self._session.subscribe(event):
                 due.update(name for name, source in self._sources.items() if event in source.events)
                 woken.set()
+        except ClientError:
+            woken.set()  # the connection is lost
+        except CallError:
+            pass  # not for this user
 
     async def _ask(self, names: Iterable[str]) -> None:
         before = dict(self.answers)
@@ -97,5 +107,9 @@ class Board:
         source = self._sources[name]
         try:
             self.answers[name] = await self._session.call(source.method, *source.params, timeout_s=ANSWER_S)
-        except (ClientError, CallError):
-            self.answers.pop(name, None)
+        except CallError as error:
+            self.answers[name] = None
+            if error.errno in (errno.EPERM, errno.EACCES):
+                del self.answers[name]
+        except ClientError:
+            self.answers[name] = None

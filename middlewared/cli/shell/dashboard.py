@@ -8,7 +8,7 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples as Text
 
 from middlewared.cli.output import printable
 from middlewared.cli.shell.board import CHANGES, STATUS, TO_OTHER, Source
-from middlewared.cli.shell.statusline import other_node, role_style
+from middlewared.cli.shell.statusline import other_node, other_role, role_style
 
 ALERTS = ("alert.list",)
 
@@ -55,10 +55,9 @@ def _controllers(answers: dict[str, Any]) -> Iterator[Text]:
     node, status = answers.get("node"), answers.get("status")
     if node is None or status is None:
         return
-    other = answers.get("other")
     rows = [(node, status, answers.get("info"))]
     if status != "SINGLE":
-        rows.append((other_node(node), other or "unreachable", answers.get("other_info") if other else None))
+        rows.append((other_node(node), other_role(answers), answers.get("other_info")))
     for name, role, info in sorted(rows, key=lambda row: row[0]):
         line: Text = [("", f"{name}  "), (role_style(role), f"{role:<12}")]
         if info:

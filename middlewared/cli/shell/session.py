@@ -6,7 +6,7 @@ it did; it is never repeated by itself.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from middlewared.cli import commands
@@ -36,7 +36,8 @@ class Session:
 
     def __init__(self, options: Options, say: Say) -> None:
         self._options = options
-        self._say = say
+        self._tell = say
+        self._quiet = False
         self._url = options.url or default_url()
         self._timeout_s = options.timeout_s or CALL_TIMEOUT_S
         self._login: Login | None = None
@@ -77,19 +78,35 @@ class Session:
                 raise self._refused
             await self._back.wait()
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """While the whole screen belongs to something that shows for itself whether there is a connection."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
+
     async def call(self, method: str, *params: Any, timeout_s: float | None = None) -> Any:
-        return await (await self._present()).call(method, *params, timeout_s=timeout_s)
+        """As Client.call. Without a connection it waits for one first, as long as it would for an answer."""
+        client = await self._present()
+        with _lost_answer(client, method):
+            return await client.call(method, *params, timeout_s=timeout_s)
 
     async def call_job(self, method: str, *params: Any, on_progress: Progress) -> Any:
-        return await (await self._present()).call_job(
-            method, *params, on_progress=on_progress, timeout_s=self._options.timeout_s
-        )
+        client = await self._present()
+        with _lost_answer(client, method):
+            return await client.call_job(method, *params, on_progress=on_progress, timeout_s=self._options.timeout_s)
 
     def subscribe(self, event: str) -> Subscription:
         """Events over the present connection: it ends with it. Raises ClientError when there is none."""
         if self._client is None or not self.connected:
             raise ClientError("not connected")
         return self._client.subscribe(event)
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self._tell(text)
 
     async def _present(self) -> Client:
         """The client, once it is connected; a failover is waited for as long as an answer would be."""
@@ -175,6 +192,17 @@ class Session:
             node, status = await asyncio.gather(self.call("failover.node"), self.call("failover.status"))
             return f"controller {node}, {status}"
         return self._url
+
+
+@contextlib.contextmanager
+def _lost_answer(client: Client, method: str) -> Iterator[None]:
+    """The loss of the connection has been told; of a call that it took along there is something else to say."""
+    try:
+        yield
+    except ClientError as error:
+        if client.connected:
+            raise
+        raise ClientError(f"{method}: the answer went with the connection, and what it did is unknown") from error
 
 
 async def _hostname(client: Client) -> str:

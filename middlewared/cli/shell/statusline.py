@@ -16,6 +16,13 @@ def role_style(role: str | None) -> str:
     return "class:warn" if role in MOVING else STYLES.get(role or "", "class:bad")
 
 
+def other_role(answers: dict[str, Any]) -> str:
+    """The other controller's word. Who may not have it asked learns from the reasons whether it answers at all."""
+    if "other" in answers:
+        return answers["other"] or "unreachable"
+    return "unreachable" if "NO_PONG" in (answers.get("reasons") or ()) else "reachable"
+
+
 def line(answers: dict[str, Any], *, connected: bool, columns: int) -> Text:
     """` A MASTER   B BACKUP   failover works`, cut to the width of the terminal."""
     if not connected:
@@ -26,7 +33,7 @@ def line(answers: dict[str, Any], *, connected: bool, columns: int) -> Text:
     if status == "SINGLE":
         return _cut([("", f" {node or ''} "), (role_style(status), status), ("", "  not a pair")], columns)
     reasons = answers.get("reasons") or []
-    other = answers.get("other") or ("unreachable" if "NO_PONG" in reasons else "reachable")
+    other = other_role(answers)
     roles = sorted([(node or "this", status), (other_node(node), other)])
     text: Text = []
     for name, role in roles:

@@ -57,7 +57,8 @@ async def watch(session: Session) -> None:
     application.key_bindings = keys
     following = asyncio.create_task(board.run(), name="watch")
     try:
-        await application.run_async()
+        with session.quiet():
+            await application.run_async()
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -55,7 +55,8 @@ class Editor:
         fields = Fields(self._command, self._values, self._now)
         fields.refuse(self._refusal)
         screen = Screen(self._command, fields, self._choices)
-        outcome = await screen.run()
+        with self._session.quiet():
+            outcome = await screen.run()
         if outcome is Outcome.CANCEL:
             return None
         self._values = fields.document()

@@ -139,7 +139,7 @@ class Screen:
         yield ConditionalContainer(
             Window(
                 FormattedTextControl(
-                    lambda: [("class:bad", f"{' ' * self._label_columns()}  {self._complaint(field)}")]
+                    lambda: [("class:bad", f"{' ' * self._label_columns()} {self._complaint(field)}")]
                 ),
                 height=1,
             ),
@@ -203,7 +203,7 @@ class Screen:
     # ---------------------------------------------------------------------------------------- what is shown
 
     def _complaint(self, field: Field) -> str:
-        said = field.touched or self._insisting
+        said = field.touched or self._insisting or (isinstance(field, Leaf) and field.text != "")
         return field.refused or (field.own_problem() if said else "")
 
     def _described(self) -> StyleAndTextTuples:
