@@ -4,6 +4,7 @@ import textwrap
 from typing import Any, NamedTuple
 
 from middlewared.cli.commands import Command
+from middlewared.cli.output import as_json
 from middlewared.cli.usage import UsageError
 
 WIDTH = 100
@@ -28,6 +29,17 @@ def of(command: Command, params: list[Any]) -> Danger | None:
     if any(_at(given, path) != expected for path, expected in danger.get("when", {}).items()):
         return None
     return Danger(danger["text"], danger.get("rehearsal"))
+
+
+def described(command: Command) -> str:
+    """For manuals: what the question before this command says, and when it is asked; empty for harmless ones."""
+    danger = command.entry.get("danger")
+    if not danger:
+        return ""
+    values = [f"{path}={as_json(value, None)}" for path, value in danger.get("when", {}).items()]
+    only = f" (with {' and '.join(values)})".replace('"', "") if values else ""
+    rehearsal = " --dry-run rehearses it." if danger.get("rehearsal") else ""
+    return f"Asks first{only}: {danger['text']}{rehearsal}"
 
 
 def warning(command: Command, danger: Danger, rehearsed: dict[str, Any] | None) -> str:

@@ -119,7 +119,6 @@ def test_config_and_crud_pack_arguments(target, tokens, params):
         (ECHO, ["text=a", "b"], '"b" stands after a NAME=VALUE'),
         (ECHO, ["a", "1", "2", "3", "4"], '"4" is too much: the command takes 4 values'),
         (ECHO, ["texd=1"], 'unknown argument "texd": did you mean "text"?'),
-        (ECHO, ["--"], "argument editor"),
         (ECHO, ["a", ">", "file"], "your shell"),
         (command("failover.control"), ["ENABLE", "options={active:true}"], "not JSON"),
         (command("failover.control"), [], "action is missing\nusage: failover control action=ENABLE|DISABLE"),
