@@ -54,6 +54,7 @@ class Screen:
         self._form = form
         self._choices = choices
         self._owners: dict[Window, Field] = {}  # which field a window belongs to
+        self._entries: dict[Window, Field] = {}  # where one goes to fill it in
         self._insisting = False  # after a first attempt to save, what is missing is said too
         self._rows: HSplit = HSplit([])
         self._save = Button("Save", self._try_save, width=10)
@@ -114,7 +115,7 @@ class Screen:
         return FloatContainer(body, [Float(CompletionsMenu(max_height=8), xcursor=True, ycursor=True)])
 
     def _rebuild(self) -> None:
-        self._owners = {}
+        self._owners, self._entries = {}, {}
         rows: list[AnyContainer] = []
         for field in self._form.fields:
             if field is self._form.packed and isinstance(field, Group):
@@ -170,7 +171,7 @@ class Screen:
         if field.options:
             control = Options(field)
             window = Window(control, height=1, dont_extend_width=True, style="class:choice")
-            self._owners[window] = field
+            self._owners[window] = self._entries[window] = field
             return window
         words = self._choices.get(".".join(str(part) for part in field.path if isinstance(part, str)), [])
         words = words or [str(each) for each in field.schema.get("enum") or []]
@@ -180,13 +181,15 @@ class Screen:
             height=1,
             width=VALUE_COLUMNS,
             password=field.secret,
+            focus_on_click=True,
             style="class:input",
             completer=WordCompleter(words, sentence=True) if words else None,
             complete_while_typing=bool(words),
             accept_handler=self._next,
         )
+        area.buffer.cursor_position = len(field.text)
         area.buffer.on_text_changed += lambda buffer: field.edit(buffer.text)
-        self._owners[area.window] = field
+        self._owners[area.window] = self._entries[area.window] = field
         return area
 
     @staticmethod
@@ -198,6 +201,8 @@ class Screen:
     def _button(self, text: str, field: Field, handler: Callable[[], None]) -> AnyContainer:
         button = Button(text, handler, width=len(text) + 2, left_symbol="[", right_symbol="]")
         self._owners[button.window] = field
+        if isinstance(field, Rows):
+            self._entries[button.window] = field
         return button
 
     # ---------------------------------------------------------------------------------------- what is shown
@@ -275,7 +280,7 @@ class Screen:
         """Go to a field, or to the first thing inside it; without one, to the first of all."""
         wanted = list(field.walk()) if field is not None else list(self._form.walk())
         for each in wanted:
-            for window, owner in self._owners.items():
+            for window, owner in self._entries.items():
                 if owner is each:
                     self._application.layout.focus(window)
                     return
