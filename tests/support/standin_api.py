@@ -146,7 +146,6 @@ RESULTS: dict[str, Any] = {
     "failover.licensed": True,
     "failover.node": "A",
     "failover.status": "MASTER",
-    "failover.call_remote": "BACKUP",
     "failover.rehearse": {
         "node": "B",
         "would_work": True,

@@ -78,6 +78,7 @@ class StandIn:
 
     def __init__(self, socket: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.methods: dict[str, Any] = {**RESULTS, **self._own_methods()}
+        self.other: dict[str, Any] = {"failover.status": "BACKUP"}  # what the other controller answers
         self.password = "lab"
         self.trusted = socket is not None
         self.requests: list[dict[str, Any]] = []
@@ -294,7 +295,13 @@ class StandIn:
         async def never() -> None:
             await asyncio.Event().wait()
 
+        def ask_other(method: str, params: list[Any], options: dict[str, Any]) -> Any:
+            if method not in self.other:
+                raise Refused(-32601, "Method does not exist")
+            return self.other[method]
+
         return {
+            "failover.call_remote": ask_other,
             "core.set_options": lambda options: options,
             "core.ping": lambda: "pong",
             "core.job_abort": abort,

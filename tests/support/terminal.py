@@ -3,6 +3,7 @@
 import copy
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pexpect
 import pyte
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_S = 30.0  # for what takes a moment: machines that run tests are busy
+TIMEOUT_S = 20.0  # for what takes a moment: machines that run tests are busy
 MIDCTL = "import sys; from middlewared.cli.main import main; sys.exit(main())"
 
 ESCAPE, ENTER, TAB, UP, DOWN, LEFT, RIGHT = "\x1b", "\r", "\t", "\x1b[A", "\x1b[B", "\x1b[D", "\x1b[C"
@@ -97,9 +98,10 @@ class Terminal:
 
     def until(self, what: str, holds: Callable[[str], bool]) -> str:
         """Take what the program writes until something holds of the screen; returns the screen."""
+        deadline = time.monotonic() + TIMEOUT_S  # a clock on the screen never falls silent
         while not holds(self.text):
             try:
-                data = self._child.read_nonblocking(65536, timeout=TIMEOUT_S)
+                data = self._child.read_nonblocking(65536, timeout=max(deadline - time.monotonic(), 0))
             except pexpect.TIMEOUT:
                 raise AssertionError(f"the screen never showed {what}:\n{self.text}") from None
             except pexpect.EOF:

@@ -43,12 +43,20 @@ def draw(answers: dict[str, Any], *, connected: bool, columns: int) -> Text:
         "Alerts": _alerts(answers, columns),
     }
     for title, lines in sections.items():
-        for number, line in enumerate(lines):
+        for number, line in enumerate(_understood(lines)):
             if number == 0:
                 text.append(("", "\n"))
             text.append(("class:label", f" {title if number == 0 else '':{LABEL_COLUMNS}} "))
             text += [*((style, printable(part)) for style, part, *_ in line), ("", "\n")]
     return text
+
+
+def _understood(lines: Iterator[Text]) -> Iterator[Text]:
+    """The lines; a server of another version may answer with something else than we know how to show."""
+    try:
+        yield from lines
+    except (KeyError, TypeError, ValueError, AttributeError):
+        yield [("class:dim", "(this controller answers in a way that this version does not understand)")]
 
 
 def _controllers(answers: dict[str, Any]) -> Iterator[Text]:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.formatted_text import StyleAndTextTuples as Text
+from prompt_toolkit.formatted_text.utils import split_lines
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.layout import FormattedTextControl, HSplit, Layout, Window
 
@@ -24,29 +25,32 @@ async def watch(session: Session) -> None:
     board = Board(session, dashboard.SOURCES, application.invalidate)
     scrolled = 0
 
-    def draw() -> Text:
+    def lines() -> list[Text]:
         columns = shutil.get_terminal_size().columns
-        return dashboard.draw(board.answers, connected=session.connected, columns=columns)
+        return list(split_lines(dashboard.draw(board.answers, connected=session.connected, columns=columns)))
+
+    def draw() -> Text:
+        shown: Text = []
+        for line in lines()[scrolled:]:
+            shown += [*line, ("", "\n")]
+        return shown
 
     def title() -> Text:
         return [("class:title", f" {PROGRAM} watch  {session.hostname}  {datetime.now():%H:%M:%S} ")]
 
-    body = Window(FormattedTextControl(draw), get_vertical_scroll=lambda window: scrolled)
+    def scroll(by: int) -> None:
+        nonlocal scrolled
+        scrolled = max(0, min(scrolled + by, len(lines()) - 2))
+
     application.layout = Layout(
         HSplit(
             [
                 Window(FormattedTextControl(title), height=1, style="class:title"),
-                body,
+                Window(FormattedTextControl(draw)),
                 Window(FormattedTextControl(KEYS), height=1, style="class:dim"),
             ]
         )
     )
-
-    def scroll(lines: int) -> None:
-        nonlocal scrolled
-        content = sum(fragment[1].count("\n") for fragment in draw())
-        scrolled = max(0, min(scrolled + lines, content - 1))
-
     keys = KeyBindings()
     for key in ("q", "escape", "c-c", "c-d"):
         keys.add(key, eager=True)(lambda event: event.app.exit())

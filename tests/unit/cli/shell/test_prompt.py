@@ -32,7 +32,9 @@ def test_a_walk_through_the_namespaces(shell):
     type_line(shell, "/", "[nodea]>")
     assert "ECHOWARP" in type_line(shell, "system failover hardware", "[nodea]>")
     type_line(shell, "account user", "[nodea] account user>")
-    assert "A\n" in type_line(shell, "system failover node", "[nodea] account user>"), "the root's words work everywhere"
+    assert "A\n" in type_line(shell, "system failover node", "[nodea] account user>"), (
+        "the root's words work everywhere"
+    )
     assert "b" in type_line(shell, "system failover ls", "[nodea] account user>")
     shell.send("exit", ENTER)
     assert shell.ends() == 0
@@ -41,7 +43,7 @@ def test_a_walk_through_the_namespaces(shell):
 def test_both_controllers_stand_above_the_prompt_and_change_by_events(shell, server):
     assert shell.text.splitlines()[-2].split() == ["A", "MASTER", "B", "BACKUP", "failover", "works"]
     server.methods["failover.disabled.reasons"] = ["NO_PONG"]
-    server.methods["failover.call_remote"] = None
+    server.other["failover.status"] = None
     server.emit("failover.disabled.reasons", msg="changed", fields={"disabled_reasons": ["NO_PONG"]})
     shell.shows("A MASTER   B unreachable   NO_PONG")
     server.methods["failover.in_progress"] = True
