@@ -152,7 +152,8 @@ class _Builder:
                 self._problem(self._where[name], f"no file declares the service {method.namespace!r}")
             if name in self.services:
                 self._problem(self._where[name], "a service has the same name (PROTOCOL 9.4)")
-            rehearsal = (method.spec.get("x-danger") or {}).get("rehearsal")
+            danger = method.spec.get("x-danger")
+            rehearsal = danger.get("rehearsal") if isinstance(danger, dict) else None
             if rehearsal is not None and rehearsal not in self.methods:
                 self._problem(self._where[name], f"x-danger: no schema describes the rehearsal {rehearsal!r}")
         if self._problems:

@@ -145,7 +145,7 @@ def test_synopsis_names_every_argument():
     assert synopsis(command("failover.update", "config")) == (
         "failover update [disabled=true|false] [master=true|false] [timeout=INTEGER]"
     )
-    assert synopsis(command("user.update", "crud")).startswith("user update id=INTEGER [username=STRING]")
+    assert synopsis(command("user.update", "crud")).startswith("user update id=INTEGER [full_name=STRING]")
     entry = {"accepts": [schema("a", ["string", "integer"], required=True), {"_name_": "b"}]}
     assert synopsis(Command(("x",), "x", entry, "service")) == "x a=INTEGER/STRING [b=VALUE]"
 
