@@ -34,9 +34,12 @@ WORDS = {
 SYNONYMS = {"help": "?", "quit": "exit", "-h": "?"}
 
 HELP = """\
-Type the words of a namespace to go there, or a command to run it, from anywhere. Tab completes.
-Arguments: NAME=VALUE. End a command with -- to fill them in in a form, press Ctrl-E for $EDITOR.
-Options: --json, --mode M, --yes (do not ask), --dry-run (only rehearse). "> FILE" writes the result to a file.
+Type the words of a namespace to go there, or those of a command to run it,
+from anywhere. Tab completes.
+
+Arguments are NAME=VALUE. End a command with -- to fill them in in a form, or
+press Ctrl-E for $EDITOR. --json and --mode M show the result so, --yes does not
+ask, --dry-run only rehearses, and "> FILE" at the end writes the result there.
 """
 
 # What belongs to the program's own command line, not to a line of the shell.
