@@ -110,5 +110,7 @@ def test_one_command_imports_no_more_than_it_needs(server):
         "print({'asyncio', 'prompt_toolkit', 'ruamel', 'jsonschema', 'aiohttp'} & set(sys.modules))"
     )
     command = [sys.executable, "-c", code, "--url", server.url, "system", "failover", "status"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == "MASTER\nset()\n"
