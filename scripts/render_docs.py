@@ -131,6 +131,9 @@ def _method(method: MethodSpec, service: ServiceSpec) -> str:
     if spec["description"] != spec["summary"]:
         lines += [spec["description"], ""]
     lines += [" · ".join(_traits(method)), ""]
+    if danger := spec.get("x-danger"):
+        when = " and ".join(f"`{path}` {_compact(value)}" for path, value in danger.get("when", {}).items())
+        lines += [f"The command line asks first{f' (with {when})' if when else ''}: {danger['text']}", ""]
     if method.params and not method.filterable:
         lines += ["Parameters:", ""]
         for param in method.params:

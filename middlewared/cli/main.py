@@ -3,6 +3,7 @@
 Imports are made where they are needed: what a command does not use it does not pay for.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -151,7 +152,10 @@ def _agreed(client: "BlockingClient", prepared: "Prepared") -> bool:
     danger = dangers.of(prepared.command, prepared.params)
     if danger is None:
         return True
-    rehearsed = client.call(danger.rehearsal) if danger.rehearsal else None
+    rehearsed = None
+    if danger.rehearsal:
+        with contextlib.suppress(CallError):  # for those who may not rehearse
+            rehearsed = client.call(danger.rehearsal)
     sys.stderr.write(dangers.warning(prepared.command, danger, rehearsed) + dangers.QUESTION)
     sys.stderr.flush()
     if sys.stdin.readline().strip().lower() == "yes":

@@ -62,19 +62,21 @@ class Caller:
         if not wanted.options.yes and not await self._agreed(prepared):
             print(dangers.GIVEN_UP, file=sys.stderr)
             return FAILED
-        result = await self._result(prepared.command.method, prepared.params, job=prepared.command.entry.get("job"))
+        command = prepared.command
+        result = await self._result(command.method, prepared.params, wanted.mode, job=command.entry.get("job"))
         await self._write(running.output(prepared, result, wanted.mode), wanted.file)
         return OK
 
     async def run_method(self, method: str, words: list[str], mode: str, file: str | None) -> int:
         """`call METHOD JSON…`: any method; a job's progress is shown."""
-        result = await self._result(method, [running.json_argument(word) for word in words], job=True)
+        result = await self._result(method, [running.json_argument(word) for word in words], mode, job=True)
         await self._write(render(result, mode), file)
         return OK
 
-    async def _result(self, method: str, params: list[Any], *, job: Any) -> Any:
+    async def _result(self, method: str, params: list[Any], mode: str, *, job: Any) -> Any:
         if job:
-            return await terminal.follow(self._session, method, params, interactive=self._interactive)
+            stream = sys.stdout if mode == "table" else sys.stderr  # what programs read is the result alone
+            return await terminal.follow(self._session, method, params, stream, interactive=self._interactive)
         call = self._session.call(method, *params)
         return await (terminal.until_done(call) if self._interactive else call)
 

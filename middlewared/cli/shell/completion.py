@@ -44,6 +44,11 @@ class ShellCompleter(Completer):
             for mode in MODES:
                 yield Candidate(mode), current
             return
+        if words == ["call"]:
+            for command in self._interpreter.session.tree.descendants():
+                if isinstance(command, Command):
+                    yield Candidate(command.method, command.summary), current
+            return
         if not words:
             for word, about in WORDS.items():
                 yield Candidate(word, about), current

@@ -43,7 +43,7 @@ def line(answers: dict[str, Any], *, connected: bool, columns: int) -> Text:
         text.append(("class:warn", " failover under way "))
     if reasons:
         text.append(("class:bad", f" {', '.join(reasons)}"))
-    elif not answers.get("ongoing"):
+    elif answers.get("reasons") == [] and not answers.get("ongoing"):  # no answer is no good news
         text.append(("class:good", " failover works"))
     return _cut(text, columns)
 

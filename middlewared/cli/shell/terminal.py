@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from middlewared.cli.explain import Detached
 from middlewared.cli.following import QUESTION, Drawn
@@ -64,16 +64,16 @@ async def until_done(work: Awaitable[Any]) -> Any:
     return task.result()
 
 
-async def follow(session: Session, method: str, params: list[Any], *, interactive: bool) -> Any:
-    """A job to its end, with its progress on standard output. Raises Detached."""
+async def follow(session: Session, method: str, params: list[Any], stream: TextIO, *, interactive: bool) -> Any:
+    """A job to its end, with its progress on `stream`. Raises Detached."""
     if not interactive:
 
         def write(line: str) -> None:
-            sys.stdout.write(line)
-            sys.stdout.flush()
+            stream.write(line)
+            stream.flush()
 
         return await session.call_job(method, *params, on_progress=ProgressPrinter(write))
-    drawn = Drawn(sys.stdout)
+    drawn = Drawn(stream)
     task = asyncio.ensure_future(session.call_job(method, *params, on_progress=drawn.update))
     try:
         while not task.done():

@@ -43,6 +43,7 @@ def test_dangerous_commands_from_a_pipe_are_not_asked_about(piped, server):
 def test_jobs_from_a_pipe_print_plain_lines(piped):
     expected = "[0%] ...\n[0%] Ensuring the Standby Controller is booted...\n[0%] Activating new boot environment...\n"
     assert piped("system failover upgrade_finish\n") == (0, expected, "")
+    assert piped("system failover upgrade_finish --json\n") == (0, "null\n", expected)
 
 
 def test_the_whole_screen_needs_a_terminal(piped):

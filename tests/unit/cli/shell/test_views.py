@@ -24,6 +24,7 @@ def words(text: Any) -> str:
         ({"ongoing": True}, " A MASTER   B BACKUP   failover under way "),
         ({"status": "SINGLE"}, " A SINGLE  not a pair"),
         ({"status": None}, ""),
+        ({"reasons": None}, " A MASTER   B BACKUP  "),
     ],
 )
 def test_the_status_line(changes, expected):
