@@ -3,9 +3,12 @@
 import pytest
 from support.standin_api import METHODS, entry, obj, schema
 
-from middlewared.cli.commands import Command
+from middlewared.auth.identity import INTERNAL
+from middlewared.cli.commands import Command, build
+from middlewared.cli.shell.editor.document import parse, template
 from middlewared.cli.shell.editor.fields import Form, Group, Leaf, Rows
 from middlewared.cli.usage import UsageError
+from middlewared.rpc.registry import Registry
 
 
 def form(method: str, kind: str, values=None, now=None) -> Form:
@@ -126,6 +129,11 @@ def test_what_has_no_form_of_its_own_is_json():
     assert fields.document() == {"free": {"a": 1}, "any": [1, None]}
 
 
-def test_every_command_of_the_stand_in_has_a_form():
-    for method, described in METHODS.items():
-        Form(Command(tuple(method.split(".")), method, described, "service"), {}, {}).wrong()
+def test_every_command_there_is_has_a_form_and_a_template():
+    registry = Registry.load()
+    tree = build(registry.get_services("CLI"), registry.get_methods(None, "CLI", INTERNAL))
+    commands = [node for node in tree.descendants() if isinstance(node, Command)]
+    assert len(commands) > 50
+    for each in commands:
+        assert Form(each, {}, {}).document() in ({}, {"data": {}}), each.path
+        parse(each, template(each))
