@@ -98,7 +98,7 @@ class Screen:
                 Window(height=1, char="─", style="class:dim"),
                 Window(
                     FormattedTextControl(self._described),
-                    height=Dimension.exact(DESCRIPTION_LINES),
+                    height=Dimension(min=1, preferred=DESCRIPTION_LINES, max=DESCRIPTION_LINES),
                     wrap_lines=True,
                 ),
                 VSplit(

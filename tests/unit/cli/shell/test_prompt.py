@@ -236,3 +236,27 @@ def test_long_results_go_through_the_pager(start, server, tmp_path):
     assert "line 1\n--paged--" in screen
     assert "line 2\n" not in screen
     assert "--paged--" not in type_line(shell, "system failover node", "[nodea]>").rpartition("node")[2]
+
+
+def test_a_login_that_is_refused_later_ends_the_trying(start, server):
+    server.trusted = False
+    shell = start("--user", "admin", "--password", "lab")
+    shell.shows("failover works")
+    server.password = "changed"
+    server.drop()
+    shell.shows("cannot log in again: wrong user name or password")
+    assert "Leave with exit, and" in type_line(shell, "system failover node", "[nodea]>")
+    asked = len(server.called("auth.login_ex"))
+    assert asked == 2, "once at the start, once again: who tries for ever is locked out"
+    shell.send("exit", ENTER)
+    assert shell.ends() == 0
+
+
+def test_no_login_no_shell(start, server):
+    server.trusted = False
+    terminal = start()
+    assert terminal.ends() == 1
+    assert "Log in with --user USER" in terminal.text
+    terminal = start("--user", "admin", "--password", "wrong")
+    assert terminal.ends() == 1
+    assert "wrong user name or password" in terminal.text
