@@ -14,7 +14,7 @@ function __midctl_candidates
         case ''
             printf '%s\n' 'account' 'auth' 'network' 'service	Services that run where the pools are' 'storage' 'system	This controller' 'call	call a method of the API by its name' 'subscribe	print events' 'watch	both controllers on the whole screen, live' 'help	what there is, and how to use it'
         case 'system'
-            printf '%s\n' 'advanced	Console' 'alert	Alerts' 'audit	The audit log' 'boot_id	Show the identity of this boot' 'failover	High availability' 'general	Addresses of the user interface' 'hostname	Show the host name' 'info	Show what this controller is' 'ready	Show whether start-up is over' 'reboot	Reboot this controller' 'shutdown	Switch this controller off' 'version	Show the version of the software'
+            printf '%s\n' 'advanced	Console' 'alert	Alerts' 'audit	The audit log' 'boot_id	Show the identity of this boot' 'failover	High availability' 'general	Addresses of the user interface' 'hostname	Show the host name' 'info	Show what this controller is' 'pair	Who the other controller is, and by which certificate' 'ready	Show whether start-up is over' 'reboot	Reboot this controller' 'shutdown	Switch this controller off' 'version	Show the version of the software'
         case 'system alert'
             printf '%s\n' 'dismiss	Mark an alert as seen' 'list	List what is wrong now' 'restore	Undo a dismissal'
         case 'system audit'
@@ -27,6 +27,8 @@ function __midctl_candidates
             printf '%s\n' 'info	Show which controllers have to reboot, and why' 'other_node	Reboot the other controller'
         case 'system failover fenced'
             printf '%s\n' 'run_info	Show what the keeper of the disk reservations knows' 'start	Take the reservations of the shared disks by hand' 'stop	Give up the reservations of the shared disks by hand'
+        case 'system pair'
+            printf '%s\n' 'forget	Trust the other controller no longer' 'rotate	Give this controller a new certificate' 'status	Show whom this controller is paired with'
         case 'system general'
             printf '%s\n' 'config	Show where the user interface is served' 'get_ui_urls	List the addresses of the user interface'
         case 'system advanced'
@@ -208,6 +210,21 @@ function __midctl_candidates
                 case '*'
                     true
             end
+        case 'system pair status'
+            switch $current
+                case '*'
+                    true
+            end
+        case 'system pair rotate'
+            switch $current
+                case '*'
+                    true
+            end
+        case 'system pair forget'
+            switch $current
+                case '*'
+                    true
+            end
         case 'system general config'
             switch $current
                 case '*'
@@ -328,7 +345,7 @@ function __midctl_candidates
         case 'storage pool dataset unlock'
             switch $current
                 case '*'
-                    printf '%s\n' 'id=	The encryption root' 'key=	Its passphrase, or its key as hexadecimal digits'
+                    printf '%s\n' 'id=	The encryption root' 'key=	Its passphrase'
             end
         case 'storage pool dataset forget_key'
             switch $current
