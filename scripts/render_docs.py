@@ -1,5 +1,7 @@
 """Render docs/: api.md from schemas/, reasons.md from the table of reasons, engine.md from a walk of the engine.
 
+And packaging/: the completion of the command line, and its manual pages, from schemas/.
+
 A contract test checks that they are fresh.
 """
 
@@ -10,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import cli_pages
 import engine_docs
 
 from middlewared.auth.identity import ROLES
@@ -19,6 +22,7 @@ from middlewared.rpc.schemas import EventSpec, MethodSpec, ServiceSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+PACKAGING = ROOT / "packaging"
 
 HEADER = """\
 # API reference
@@ -49,11 +53,24 @@ _SEEN_ON = {Concerns.THIS: "the one concerned", Concerns.OTHER: "the other", Con
 
 def documents() -> dict[Path, str]:
     """All generated documentation: what each file should hold."""
+    registry = Registry.load()
     return {
-        DOCS / "api.md": render(Registry.load()),
+        DOCS / "api.md": render(registry),
+        **command_line(registry),
         DOCS / "reasons.md": render_reasons(),
         DOCS / "scenarios.md": render_scenarios(),
         DOCS / "engine.md": engine_docs.render(),
+    }
+
+
+def command_line(registry: Registry) -> dict[Path, str]:
+    root = cli_pages.tree(registry)
+    found = cli_pages.places(root)
+    return {
+        PACKAGING / "completion" / "bash" / "midctl": cli_pages.bash(found),
+        PACKAGING / "completion" / "zsh" / "_midctl": cli_pages.zsh(found),
+        PACKAGING / "completion" / "fish" / "midctl.fish": cli_pages.fish(found),
+        **{PACKAGING / "man" / name: text for name, text in cli_pages.pages(root).items()},
     }
 
 
@@ -114,6 +131,9 @@ def _method(method: MethodSpec, service: ServiceSpec) -> str:
     if spec["description"] != spec["summary"]:
         lines += [spec["description"], ""]
     lines += [" · ".join(_traits(method)), ""]
+    if danger := spec.get("x-danger"):
+        when = " and ".join(f"`{path}` {_compact(value)}" for path, value in danger.get("when", {}).items())
+        lines += [f"The command line asks first{f' (with {when})' if when else ''}: {danger['text']}", ""]
     if method.params and not method.filterable:
         lines += ["Parameters:", ""]
         for param in method.params:
@@ -197,6 +217,7 @@ def _compact(value: Any) -> str:
 def main() -> int:
     DOCS.mkdir(exist_ok=True)
     for path, text in documents().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         print(f"docs: wrote {path.relative_to(ROOT)}")
     return 0

@@ -21,9 +21,7 @@ _OPENING, _CLOSING = "{[", "}]"
 
 
 def parse(command: "Command", tokens: list[str]) -> list[Any]:
-    """The `params` of the call. Raises UsageError, which says what the command takes."""
-    if tokens and tokens[-1] == "--":
-        raise UsageError("the argument editor (--) needs the interactive shell: write the arguments as NAME=VALUE")
+    """The `params` of the call. Raises UsageError, which says what the command takes; Missing, if that is all."""
     tokens = [token for token in tokens if token != "--"]  # noqa: S105  a separator, not a secret
     if ">" in tokens:
         raise UsageError('for output to a file put the ">" outside of the quotes: your shell does that')
@@ -33,21 +31,67 @@ def parse(command: "Command", tokens: list[str]) -> list[Any]:
         if command.kind in ("config.update", "crud.create"):
             if positional:
                 raise UsageError(f'"{positional[0]}" stands alone: write NAME=VALUE')
-            return [_packed(named, accepts[0])]
+            packed = _packed(named, accepts[0])
+            if command.kind == "crud.create":
+                _demand(accepts[0], packed)
+            return [packed]
         if command.kind == "crud.update":
             return _keyed(positional, named, accepts)
         return _placed(positional, named, accepts)
     except UsageError as error:
-        raise UsageError(f"{error}\nusage: {synopsis(command)}") from None
+        raise type(error)(f"{error}\nusage: {synopsis(command)}") from None
+
+
+def assemble(accepts: list[Schema], document: dict[str, Any]) -> list[Any]:
+    """Values by the name of their parameter as the `params` of a call: each at its place, and what follows the last
+    one is not sent. Raises UsageError for a gap that no default fills."""
+    names = [schema["_name_"] for schema in accepts]
+    for name in document:
+        if name not in names:
+            raise UsageError(f'unknown argument "{name}"{suggestion(name, names)}')
+    params: list[Any] = []
+    for schema in accepts[: max((names.index(name) + 1 for name in document), default=0)]:
+        if schema["_name_"] in document:
+            params.append(document[schema["_name_"]])
+        elif "default" in schema:
+            params.append(schema["default"])
+        else:
+            raise Missing(f"{schema['_name_']} is missing before what you gave")
+    return params
+
+
+def given(command: "Command", tokens: list[str]) -> dict[str, Any]:
+    """What was typed, by the name of its parameter, however incomplete. Raises UsageError for what cannot be."""
+    positional, named = _separate(_join_equals([token for token in tokens if token != "--"]))  # noqa: S105  a separator
+    schemas = {schema["_name_"]: schema for schema in typed(command)}
+    if len(positional) > len(schemas):
+        raise UsageError(f'"{positional[len(schemas)]}" is too much')
+    texts = {**dict(zip(schemas, positional, strict=False)), **named}
+    for name in texts:
+        if name not in schemas:
+            raise UsageError(f'unknown argument "{name}"{suggestion(name, list(schemas))}')
+    values = {name: value(text, schemas[name]) for name, text in texts.items()}
+    accepts: list[Schema] = command.entry.get("accepts") or []
+    if command.kind in ("config.update", "crud.create"):
+        return {accepts[0]["_name_"]: values}
+    if command.kind == "crud.update":
+        key = accepts[0]["_name_"]
+        chosen = {key: values.pop(key)} if key in values else {}
+        return {**chosen, accepts[1]["_name_"]: values}
+    return values
+
+
+class Missing(UsageError):
+    """Nothing is wrong, but something required is not there: the shell opens its editor."""
 
 
 def typed(command: "Command") -> list[Schema]:
     """What may be typed, in order: the parameters, or the properties of the object that is made of them."""
     accepts: list[Schema] = command.entry.get("accepts") or []
     if command.kind in ("config.update", "crud.create") and accepts:
-        return _properties(accepts[0])
+        return properties_of(accepts[0])
     if command.kind == "crud.update" and len(accepts) > 1:
-        return [accepts[0], *_properties(accepts[1])]
+        return [accepts[0], *properties_of(accepts[1])]
     return accepts
 
 
@@ -163,7 +207,7 @@ def _separate(tokens: list[str]) -> tuple[list[str], dict[str, str]]:
     return positional, named
 
 
-def _properties(schema: Schema) -> list[Schema]:
+def properties_of(schema: Schema) -> list[Schema]:
     """The properties of an object, in their order."""
     properties = schema.get("properties") or {}
     return [properties[name] for name in schema.get("_attrs_order_") or properties]
@@ -184,7 +228,7 @@ def _keyed(positional: list[str], named: dict[str, str], accepts: list[Schema]) 
     if len(positional) > 1:
         raise UsageError(f'"{positional[1]}" stands alone: write NAME=VALUE')
     if not positional and key not in named:
-        raise UsageError(f"{key} is missing: which one?")
+        raise Missing(f"{key} is missing: which one?")
     chosen = positional[0] if positional else named.pop(key)
     return [value(chosen, accepts[0]), _packed(named, accepts[1])]
 
@@ -204,16 +248,17 @@ def _placed(positional: list[str], named: dict[str, str], accepts: list[Schema])
         texts[name] = text
     for schema in accepts:
         if schema.get("_required_") and schema["_name_"] not in texts:
-            raise UsageError(f"{schema['_name_']} is missing")
-    params: list[Any] = []
-    for schema in accepts[: max((names.index(name) + 1 for name in texts), default=0)]:
-        if schema["_name_"] in texts:
-            params.append(value(texts[schema["_name_"]], schema))
-        elif "default" in schema:
-            params.append(schema["default"])
-        else:
-            raise UsageError(f"{schema['_name_']} is missing before what you gave")
-    return params
+            raise Missing(f"{schema['_name_']} is missing")
+    schemas = dict(zip(names, accepts, strict=True))
+    return assemble(accepts, {name: value(text, schemas[name]) for name, text in texts.items()})
+
+
+def _demand(schema: Schema, values: dict[str, Any]) -> None:
+    missing = [
+        each["_name_"] for each in properties_of(schema) if each.get("_required_") and each["_name_"] not in values
+    ]
+    if missing:
+        raise Missing(f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
 
 
 def _nested(name: str, accepts: list[Schema]) -> str:

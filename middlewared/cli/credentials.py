@@ -4,12 +4,14 @@ import os
 import socket
 import stat
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from middlewared.cli.usage import MODES, Options, UsageError
 from middlewared.client import ClientError
-from middlewared.client.blocking import CALL_TIMEOUT_S, BlockingClient
 from middlewared.client.endpoint import default_url
+
+if TYPE_CHECKING:
+    from middlewared.client.blocking import BlockingClient
 
 SECRETS = ("password", "password_file", "api_key_file")
 FILE_KEYS: dict[str, type | tuple[type, ...]] = {
@@ -33,40 +35,62 @@ def complete(options: Options) -> None:
     _adopt(options, _file())
 
 
-def connect(options: Options) -> BlockingClient:
+class Login(NamedTuple):
+    """As whom. The secrets have been read: a shell that connects again after a failover asks nobody."""
+
+    user: str | None = None
+    password: str | None = None
+    api_key: str | None = None
+    otp: str | None = None
+
+
+def connect(options: Options) -> "BlockingClient":
     """Connect and log in. Raises ClientError (LoginError when refused) with the remedy."""
-    url = options.url or default_url()
+    from middlewared.client.blocking import CALL_TIMEOUT_S, BlockingClient
+
     try:
-        client = BlockingClient(url, timeout_s=options.timeout_s or CALL_TIMEOUT_S, verify=not options.insecure)
+        client = BlockingClient(
+            options.url or default_url(),
+            timeout_s=options.timeout_s or CALL_TIMEOUT_S,
+            verify=not options.insecure,
+        )
     except ClientError as error:
-        hint = _lab_hint() if options.url is None else ""
-        raise ClientError(f"{error}{hint}") from error
+        raise unreachable(options, error) from error
     try:
-        _log_in(client, options)
+        login = resolve(options)
+        if login.api_key is not None:
+            client.login_api_key(login.api_key, login.user)
+        elif login.user is not None and login.password is not None:
+            client.login_password(login.user, login.password, login.otp)
     except BaseException:
         client.__exit__()
         raise
     return client
 
 
-def _log_in(client: BlockingClient, options: Options) -> None:
+def unreachable(options: Options, error: ClientError) -> ClientError:
+    """The error, and where a daemon might be if nobody said where."""
+    return ClientError(f"{error}{_lab_hint() if options.url is None else ''}")
+
+
+def resolve(options: Options) -> Login:
+    """Read the secrets that the options name; ask for a password that is missing. Raises UsageError."""
     if options.api_key_file is not None:
-        client.login_api_key(read_secret(options.api_key_file).strip(), options.user)
-        return
+        return Login(options.user, api_key=read_secret(options.api_key_file).strip())
     password = options.password
     if options.password_file is not None:
         password = read_secret(options.password_file)
     if options.user is None:
         if password is not None:
             raise UsageError("a password needs a user: --user USER (or MIDCTL_USER)")
-        return
+        return Login()
     if password is None:
         if not sys.stdin.isatty():
             raise UsageError("--user needs --password-file F (or MIDCTL_PASSWORD, or --api-key-file F)")
         import getpass
 
         password = getpass.getpass(f"Password of {options.user}: ")
-    client.login_password(options.user, password, options.otp)
+    return Login(options.user, password, otp=options.otp)
 
 
 def read_secret(path: str) -> str:

@@ -3,26 +3,21 @@
 Imports are made where they are needed: what a command does not use it does not pay for.
 """
 
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from middlewared.cli.usage import LONG, PROGRAM, SHORT, Options, UsageError, parse, suggestion
-from middlewared.client import ClientError
-from middlewared.errors import ENOMETHOD, ENOTAUTHENTICATED, CallError, ValidationErrors
+from middlewared.cli.explain import BROKEN_PIPE, FAILED, OK, USAGE, explain
+from middlewared.cli.usage import LONG, PROGRAM, Options, UsageError, parse, suggestion
+from middlewared.errors import ENOMETHOD, CallError
 
 if TYPE_CHECKING:
     from middlewared.cli.commands import Command, Namespace
+    from middlewared.cli.running import Prepared
     from middlewared.client.blocking import BlockingClient
-
-OK, FAILED, USAGE, BROKEN_PIPE = 0, 1, 2, 141
-
-# The administrator's contract shows these results so; everywhere else they stay as on the wire.
-WORDS_SHOWN = {"failover.status": {"BACKUP": "SLAVE"}}
-SILENT = ("config.update", "crud.create", "crud.update", "crud.delete")
-SHOWN_ALTHOUGH_CREATED = ("api_key.create",)  # the key is shown now or never
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,27 +46,10 @@ def _guarded(argv: Sequence[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        text, status = _explain(error)
+        text, status = explain(error)
         sys.stdout.flush()
         print(text.rstrip("\n"), file=sys.stderr)
         return status
-
-
-def _explain(error: Exception) -> tuple[str, int]:
-    """One or two lines and the exit code (PROTOCOL 10.5)."""
-    if isinstance(error, UsageError):
-        return f"{PROGRAM}: {error}", USAGE
-    if isinstance(error, ClientError):
-        return f"{PROGRAM}: {error}", FAILED
-    if isinstance(error, ValidationErrors):
-        lines = [f"* {attribute}: {text}" if attribute else f"* {text}" for attribute, text, _ in error.errors]
-        return "\n".join(["Validation errors:", *lines]), FAILED
-    if isinstance(error, CallError):
-        hint = ""
-        if error.errno == ENOTAUTHENTICATED:
-            hint = "\nLog in with --user USER --password-file F, or with --api-key-file F; see midctl --help"
-        return f"Error: {error.message}{hint}", FAILED
-    return f"{PROGRAM}: unexpected {type(error).__name__}: {error} (MIDCTL_DEBUG=1 shows where)", FAILED
 
 
 def _run(options: Options) -> int:
@@ -85,16 +63,17 @@ def _run(options: Options) -> int:
     if wants_help and words in ([], ["help"]):
         print(LONG, end="")
         return OK
-    if not words:
-        print(SHORT, end="", file=sys.stderr)
-        return USAGE
-    if words[0] in ("call", "subscribe") and len(words) < 2:
+    if words[:1] in (["call"], ["subscribe"]) and len(words) < 2:
         raise UsageError(f'{words[0]} what? See "{PROGRAM} --help"')
-    if (options.count or options.listen_s) and words[0] != "subscribe":
+    if (options.count or options.listen_s) and words[:1] != ["subscribe"]:
         raise UsageError("-n and -t belong to subscribe")
     from middlewared.cli.credentials import complete, connect
 
     complete(options)
+    if not wants_help and _wants_shell(options):
+        from middlewared.cli.shell.program import run
+
+        return run(options)
     with connect(options) as client:
         if wants_help:
             return _help(client, words[1:] if words[0] == "help" else words)
@@ -103,6 +82,12 @@ def _run(options: Options) -> int:
         if words[0] == "subscribe":
             return _subscribe(client, options)
         return _command(client, options)
+
+
+def _wants_shell(options: Options) -> bool:
+    """What needs more than one call and its answer: no command at all, the editor, the dashboard."""
+    words = options.words
+    return words in ([], ["watch"]) or words[-1] == "--" or options.editor or options.print_template
 
 
 def _tree(client: "BlockingClient") -> "Namespace":
@@ -131,54 +116,61 @@ def _command(client: "BlockingClient", options: Options) -> int:
         print(f'{PROGRAM}: "{node.path}" is not a whole command; it goes on with one of', file=sys.stderr)
         print(listing(node), end="", file=sys.stderr)
         return USAGE
-    result = _invoke(client, node, rest, options)
-    mode = options.mode or "table"
-    silent = node.kind in SILENT and node.method not in SHOWN_ALTHOUGH_CREATED
-    told = node.entry.get("job") and (
-        result is None or result is True
-    )  # the progress and the exit code have said it all
-    if mode != "json" and (silent or told):
-        return OK
-    from middlewared.cli.output import render
+    from middlewared.cli import running
 
-    whole = any(schema.get("x-cli-whole") for schema in node.entry.get("returns") or ())
-    sys.stdout.write(render(result, mode, whole=whole))
+    prepared = running.prepare(node, rest)
+    if options.dry_run:
+        return _rehearse(client, node, options)
+    if not options.yes and not _agreed(client, prepared):
+        return FAILED
+    if node.entry.get("job"):
+        from middlewared.cli.following import follow
+
+        stream = sys.stdout if options.mode in (None, "table") else sys.stderr
+        result = follow(client, node.method, prepared.params, stream, options.timeout_s)
+    else:
+        result = client.call(node.method, *prepared.params)
+    sys.stdout.write(running.output(prepared, result, options.mode or "table"))
     return OK
 
 
-def _invoke(client: "BlockingClient", command: "Command", tokens: list[str], options: Options) -> Any:
-    """Call the command's method and return what is to be shown."""
-    if command.entry.get("filterable"):
-        from middlewared.cli import filters
+def _rehearse(client: "BlockingClient", command: "Command", options: Options) -> int:
+    from middlewared.cli import dangers
+    from middlewared.cli.output import render
 
-        params, columns = filters.parse(tokens)
-        return filters.select(client.call(command.method, *params), columns)
-    from middlewared.cli.arguments import parse as parse_arguments
-
-    params = parse_arguments(command, tokens)
-    if command.entry.get("job"):
-        stream = sys.stdout if options.mode in (None, "table") else sys.stderr
-        return _follow(client, command.method, params, stream, options)
-    result = client.call(command.method, *params)
-    shown = WORDS_SHOWN.get(command.method, {})
-    return shown.get(result, result) if isinstance(result, str) else result
+    result = client.call(dangers.rehearsal_of(command))
+    sys.stdout.write(render(result, options.mode or "table", whole=True))
+    return OK if result.get("would_work") else FAILED
 
 
-def _follow(client: "BlockingClient", method: str, params: list[Any], stream: Any, options: Options) -> Any:
-    from middlewared.cli.output import ProgressPrinter
+def _agreed(client: "BlockingClient", prepared: "Prepared") -> bool:
+    """Ask before something dangerous, if somebody is there to be asked."""
+    if not (prepared.command.entry.get("danger") and sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    from middlewared.cli import dangers
 
-    def write(line: str) -> None:
-        stream.write(line)
-        stream.flush()  # whoever waits for a job sees it move, through a pipe too
-
-    return client.call_job(method, *params, on_progress=ProgressPrinter(write), timeout_s=options.timeout_s)
+    danger = dangers.of(prepared.command, prepared.params)
+    if danger is None:
+        return True
+    rehearsed = None
+    if danger.rehearsal:
+        with contextlib.suppress(CallError):  # for those who may not rehearse
+            rehearsed = client.call(danger.rehearsal)
+    sys.stderr.write(dangers.warning(prepared.command, danger, rehearsed) + dangers.QUESTION)
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() == "yes":
+        return True
+    print(dangers.GIVEN_UP, file=sys.stderr)
+    return False
 
 
 def _call(client: "BlockingClient", options: Options) -> int:
     """Like `midclt call` (PROTOCOL 13), but JSON is JSON and a job is followed, its progress on standard error."""
-    method, params = options.words[1], [_json_argument(word) for word in options.words[2:]]
+    from middlewared.cli.following import follow
+
+    method, params = options.words[1], [_argument(word) for word in options.words[2:]]
     try:
-        result = _follow(client, method, params, sys.stderr, options)
+        result = follow(client, method, params, sys.stderr, options.timeout_s)
     except CallError as error:
         if error.errno != ENOMETHOD:
             raise
@@ -193,19 +185,18 @@ def _call(client: "BlockingClient", options: Options) -> int:
     return OK
 
 
-def _json_argument(word: str) -> Any:
-    """JSON if it is, text otherwise."""
+def _argument(word: str) -> Any:
+    """`-` reads one JSON value from standard input."""
+    from middlewared.cli.running import json_argument
+
+    if word != "-":
+        return json_argument(word)
     from middlewared.client import extended_json
 
-    if word == "-":
-        try:
-            return extended_json.loads(sys.stdin.read())
-        except ValueError as error:
-            raise UsageError(f"standard input is not JSON: {error}") from None
     try:
-        return extended_json.loads(word)
-    except ValueError:
-        return word
+        return extended_json.loads(sys.stdin.read())
+    except ValueError as error:
+        raise UsageError(f"standard input is not JSON: {error}") from None
 
 
 def _subscribe(client: "BlockingClient", options: Options) -> int:

@@ -4,6 +4,7 @@ from typing import Any
 
 from middlewared.cli.arguments import synopsis, typed
 from middlewared.cli.commands import Command, Namespace
+from middlewared.cli.dangers import described
 from middlewared.cli.usage import PROGRAM
 
 WIDTH = 100
@@ -33,6 +34,8 @@ def page(command: Command) -> str:
     if entry.get("filterable"):
         names = (entry.get("filterable_schema") or {}).get("_attrs_order_") or []
         parts.append(_folded(f"Columns: {', '.join(names)}") + "\n" + _FILTERABLE if names else _FILTERABLE)
+    if asks := described(command):
+        parts.append(_folded(asks))
     if examples := (entry.get("examples") or {}).get("cli"):
         parts.append("Examples\n" + "\n".join(f"  {PROGRAM} {example}" for example in examples))
     follows = ", a job: its progress is printed until it ends" if entry.get("job") else ""

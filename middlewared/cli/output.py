@@ -1,7 +1,6 @@
 """Results as text: table, csv and json (PROTOCOL 10.3, 10.4)."""
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 CELL_CHARACTERS_MAX = 64
@@ -27,25 +26,6 @@ def as_json(result: Any, indent: int | None = 2) -> str:
     return extended_json.dumps(result, indent)
 
 
-class ProgressPrinter:
-    """One line for every change of a job's progress, in order (PROTOCOL 10.4)."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
-        self._last = ""
-        self._description: str | None = None
-
-    def __call__(self, job: dict[str, Any]) -> None:
-        progress = job.get("progress") or {}
-        description = _printable(progress.get("description") or "").removesuffix("...")
-        line = f"[{int(progress.get('percent') or 0)}%] {description}..."
-        # That a job has ended is no progress: some servers say 100 % then, without anything new done.
-        ended = job.get("state") in ("SUCCESS", "FAILED", "ABORTED") and description == self._description
-        if line != self._last and not ended:
-            self._write(line + "\n")
-        self._last, self._description = line, description
-
-
 def _table(result: Any) -> str:
     if isinstance(result, list | set | tuple):
         rows = list(result)
@@ -69,7 +49,7 @@ def _whole_table(result: Any) -> str:
         return _table([_opened(row) for row in result] if isinstance(result, list) else result)
     below = {key: value for key, value in result.items() if _is_rows(value)}
     text = _table(_opened({key: value for key, value in result.items() if key not in below}))
-    return text + "".join(f"\n{_printable(key)}\n{_whole_table(rows)}" for key, rows in below.items())
+    return text + "".join(f"\n{printable(key)}\n{_whole_table(rows)}" for key, rows in below.items())
 
 
 def _is_rows(value: Any) -> bool:
@@ -98,7 +78,7 @@ def _words(row: dict[str, Any]) -> list[str]:
 
 def _scalar(value: Any) -> str:
     if isinstance(value, str):
-        return _printable(value)
+        return printable(value)
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
     return as_json(value, indent=None)
@@ -125,7 +105,7 @@ def _cut(line: str) -> str:
     return line if len(line) <= CELL_CHARACTERS_MAX else line[: CELL_CHARACTERS_MAX - 3] + "..."
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What a server sends does not command the terminal: control characters are shown, not sent."""
     return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 

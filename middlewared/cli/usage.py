@@ -5,25 +5,16 @@ from collections.abc import Sequence
 PROGRAM = "midctl"
 MODES = ("table", "csv", "json")
 
-SHORT = f"""\
-usage: {PROGRAM} [options] COMMAND…
-
-  {PROGRAM} system failover status
-  {PROGRAM} system failover control action=DISABLE options={{}}
-  {PROGRAM} call failover.config
-  {PROGRAM} subscribe failover.status
-  {PROGRAM} help system failover
-
-All options: {PROGRAM} --help
-"""
-
 LONG = f"""\
-usage: {PROGRAM} [options] COMMAND…
+usage: {PROGRAM} [options] [COMMAND…]
 
 Commands
+  (none)                          the interactive shell; commands from standard input if that is no terminal
   WORDS… [VALUE…] [NAME=VALUE…]   run a command of the server: system failover status
+  WORDS… --                       fill in its arguments in a form; from YAML on standard input if that is no terminal
   call METHOD [JSON…]             call a method of the API; "-" reads one JSON value from standard input
   subscribe EVENT [-n N] [-t S]   print events, one JSON object a line, until N came or S seconds have passed
+  watch                           both controllers on the whole screen, live
   help [WORDS…]                   what there is in a namespace, or how to use a command
 
 Options
@@ -37,6 +28,10 @@ Options
   --json               short for --mode json
   --timeout S          seconds to wait for an answer (60; a job may take as long as it lives)
   --insecure           wss:// without checking the certificate
+  --yes                do it without asking, however dangerous
+  --dry-run            only rehearse it, where the API can: nothing is changed
+  --editor             fill in the arguments as YAML in $EDITOR
+  --print-template     print that YAML and do nothing
   --version, --help
 
 Environment: MIDCTL_URL, MIDCTL_USER, MIDCTL_PASSWORD, MIDCTL_API_KEY_FILE; MIDCTL_DEBUG=1 shows tracebacks.
@@ -65,7 +60,17 @@ VALUED = {
     "-n": "count",
     "-t": "listen_s",
 }
-FLAGS = ("--json", "--insecure", "--version", "--help", "-h")
+# Option -> the attribute that it makes true.
+FLAGS = {
+    "--insecure": "insecure",
+    "--yes": "yes",
+    "--dry-run": "dry_run",
+    "--editor": "editor",
+    "--print-template": "print_template",
+    "--version": "version",
+    "--help": "help",
+    "-h": "help",
+}
 
 
 class UsageError(Exception):
@@ -87,6 +92,10 @@ class Options:
         self.count: int | None = None
         self.listen_s: float | None = None
         self.insecure = False
+        self.yes = False
+        self.dry_run = False
+        self.editor = False
+        self.print_template = False
         self.version = False
         self.help = False
         self.words: list[str] = []
@@ -106,10 +115,12 @@ def parse(argv: Sequence[str]) -> Options:
             if not value:
                 raise UsageError(f"{name} needs a value")
             setattr(options, VALUED[name], _converted(name, value))
+        elif word == "--json":
+            options.mode = "json"
         elif word in FLAGS:
-            _set_flag(options, word)
+            setattr(options, FLAGS[word], True)
         elif word.startswith("-") and word != "-" and not word[1].isdecimal():
-            raise UsageError(f'unknown option "{name}"{suggestion(name, [*VALUED, *FLAGS])}')
+            raise UsageError(f'unknown option "{name}"{suggestion(name, [*VALUED, *FLAGS, "--json"])}')
         else:
             options.words.append(word)
     return options
@@ -121,17 +132,6 @@ def suggestion(word: str, known: Sequence[str]) -> str:
 
     near = get_close_matches(word, known, n=1)
     return f': did you mean "{near[0]}"?' if near else ""
-
-
-def _set_flag(options: Options, flag: str) -> None:
-    if flag == "--json":
-        options.mode = "json"
-    elif flag == "--insecure":
-        options.insecure = True
-    elif flag == "--version":
-        options.version = True
-    else:
-        options.help = True
 
 
 def _converted(name: str, value: str) -> str | int | float:

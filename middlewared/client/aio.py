@@ -28,7 +28,8 @@ class Client:
     """One connection: `async with Client(url) as client`. Calls may run concurrently.
 
     `url`: ws://, wss://, ws+unix:///path; default $MIDDLEWARED_URL or this machine's daemon. `verify`: False or an
-    SSLContext for wss://. `timeout_s` bounds every call that does not say otherwise. What the daemon refuses is raised
+    SSLContext for wss://. `timeout_s` bounds every call that does not say otherwise. A server that has not answered a
+    ping for `ping_interval_s` is lost. What the daemon refuses is raised
     as CallError or ValidationErrors; trouble with the connection as ClientError, by every pending call and
     subscription.
     """
@@ -40,11 +41,13 @@ class Client:
         timeout_s: float = CALL_TIMEOUT_S,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         verify: bool | ssl.SSLContext = True,
+        ping_interval_s: float = PING_INTERVAL_S,
     ) -> None:
         self.endpoint = parse_url(url or default_url())
         self._timeout_s = timeout_s
         self._connect_timeout_s = connect_timeout_s
         self._verify = verify
+        self._ping_interval_s = ping_interval_s
         self._conversation = Conversation()
         self._websocket: ClientConnection | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -154,7 +157,8 @@ class Client:
             "open_timeout": None,  # ours
             "close_timeout": 1,
             "max_size": MESSAGE_BYTES_MAX,
-            "ping_interval": PING_INTERVAL_S,
+            "ping_interval": self._ping_interval_s,
+            "ping_timeout": self._ping_interval_s,
         }
         if self.endpoint.socket_path:
             return await unix_connect(self.endpoint.socket_path, f"ws://localhost{self.endpoint.path}", **options)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
 JOB_LAST_WORD_S = 2.0  # how long a job's last notification may come after its answer
+IDLE_S = 0.25  # how often `on_idle` runs while nothing comes
 
 
 class BlockingClient:
@@ -62,8 +63,18 @@ class BlockingClient:
             for call in pending:
                 self._conversation.forget(call)
 
-    def call_job(self, method: str, *params: Any, on_progress: Progress, timeout_s: float | None = None) -> Any:
+    def call_job(
+        self,
+        method: str,
+        *params: Any,
+        on_progress: Progress,
+        timeout_s: float | None = None,
+        on_idle: Callable[[], None] | None = None,
+    ) -> Any:
         """Call a job and wait for its end. `on_progress` gets the job at every notification, in order.
+
+        `on_idle` runs after every message, and at least four times a second; it may make calls of its own, and may
+        raise to end the waiting.
 
         Without `timeout_s` a job that has shown itself may take as long as the connection lives; a method that turns
         out to be no job is bounded like any call.
@@ -78,7 +89,7 @@ class BlockingClient:
         call = self._begin(method, params, on_progress)
         start = time.monotonic()
         self._wait(lambda: call.answered or call.job is not None, start + (timeout_s or self._timeout_s), method)
-        self._wait(lambda: call.answered, None if timeout_s is None else start + timeout_s, method)
+        self._wait(lambda: call.answered, None if timeout_s is None else start + timeout_s, method, on_idle)
         last_word = time.monotonic() + JOB_LAST_WORD_S
         while not call.done and time.monotonic() < last_word:
             self._pump(last_word)
@@ -114,11 +125,22 @@ class BlockingClient:
         self._websocket.send(text)
         return call
 
-    def _wait(self, condition: Callable[[], bool], deadline: float | None, method: str) -> None:
+    def _wait(
+        self,
+        condition: Callable[[], bool],
+        deadline: float | None,
+        method: str,
+        on_idle: Callable[[], None] | None = None,
+    ) -> None:
         while not condition():
-            if deadline is not None and time.monotonic() >= deadline:
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
                 raise ClientError(f"{method} was not answered in time: what it did is unknown (--timeout waits longer)")
-            self._pump(deadline)
+            if on_idle is None:
+                self._pump(deadline)
+            else:
+                self._pump(now + IDLE_S if deadline is None else min(deadline, now + IDLE_S))
+                on_idle()
 
     def _pump(self, deadline: float | None) -> None:
         """Take one message, or wait for one until the deadline."""

@@ -58,7 +58,7 @@ def _row_schema(method: MethodSpec) -> Schema:
 
 
 def method_entry(method: MethodSpec) -> dict[str, Any]:
-    """One value of `core.get_methods`."""
+    """One value of `core.get_methods`. `danger` and `secrets` are for our own shell; others overlook them."""
     spec = method.spec
     accepts = (
         [] if method.filterable else [cli_schema(param.schema, param.name, param.required) for param in method.params]
@@ -80,6 +80,8 @@ def method_entry(method: MethodSpec) -> dict[str, Any]:
         "check_pipes": method.flag("downloadable"),
         "roles": list(method.roles),
         "accepts": accepts,
+        "danger": spec.get("x-danger"),
+        "secrets": list(method.secrets),
         "returns": [] if method.flag("void") else [cli_schema(spec["result"]["schema"], "result", True)],
     }
 

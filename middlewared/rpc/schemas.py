@@ -25,12 +25,13 @@ _SERVICE_KEYS = {"namespace", "type", "cli_namespace", "cli_description", "priva
 _METHOD_KEYS = {
     *("name", "summary", "description", "params", "result", "examples", "x-cli-examples", "x-roles", "x-auth"),
     *("x-job", "x-job-lock", "x-job-light", "x-abortable", "x-transient", "x-uploadable", "x-downloadable"),
-    *("x-filterable", "x-columns", "x-private", "x-secret", "x-void", "x-audit"),
+    *("x-filterable", "x-columns", "x-private", "x-secret", "x-void", "x-audit", "x-danger"),
 }
 _METHOD_FLAGS = {
     *("x-job", "x-job-light", "x-abortable", "x-transient", "x-uploadable", "x-downloadable", "x-filterable"),
     *("x-private", "x-void", "x-audit"),
 }
+_DANGER_KEYS = {"text", "when", "rehearsal"}
 _PARAM_KEYS = {"name", "required", "description", "schema"}
 _EVENT_KEYS = {"name", "description", "schema", "x-roles", "x-auth", "x-private", "x-arguments"}
 
@@ -151,6 +152,10 @@ class _Builder:
                 self._problem(self._where[name], f"no file declares the service {method.namespace!r}")
             if name in self.services:
                 self._problem(self._where[name], "a service has the same name (PROTOCOL 9.4)")
+            danger = method.spec.get("x-danger")
+            rehearsal = danger.get("rehearsal") if isinstance(danger, dict) else None
+            if rehearsal is not None and rehearsal not in self.methods:
+                self._problem(self._where[name], f"x-danger: no schema describes the rehearsal {rehearsal!r}")
         if self._problems:
             raise SchemaError("\n".join(self._problems))
         return Schemas(self.services, self.methods, self.events)
@@ -245,8 +250,24 @@ class _Builder:
         for path in item.get("x-secret", []):
             if path.split(".")[0] not in {param.name for param in params}:
                 self._problem(where, f"x-secret {path!r} names no parameter")
+        self._danger(where, item, {param.name for param in params})
         spec = {**item, "params": [_param_spec(param) for param in params], "result": result}
         self.methods[name] = MethodSpec(name, spec, params, auth, roles)
+
+    def _danger(self, where: str, item: Mapping[str, Any], params: set[str]) -> None:
+        """`x-danger`: what a call does that one should think about; `when`: only with these values."""
+        danger = item.get("x-danger")
+        if danger is None:
+            return
+        if not isinstance(danger, dict):
+            self._problem(where, "x-danger must be an object")
+            return
+        here = f"{where}: x-danger"
+        self._unknown_keys(here, danger, _DANGER_KEYS)
+        self._text(here, danger, "text")
+        for path in danger.get("when", {}):
+            if path.split(".")[0] not in params:
+                self._problem(here, f"when {path!r} names no parameter")
 
     def _params(self, where: str, item: Mapping[str, Any]) -> tuple[Param, ...]:
         declared = item.get("params", [])

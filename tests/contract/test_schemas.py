@@ -222,3 +222,44 @@ def test_query_methods_publish_columns() -> None:
     assert [name for name, entry in entries.items() if not entry["filterable_schema"]["_attrs_order_"]] == []
     assert {param.name for method in METHODS if method.filterable for param in method.params} == {"filters", "options"}
     assert query.OPTIONS_SCHEMA["properties"]["limit"]["maximum"] == 10_000
+
+
+def test_where_choices_come_from_exists() -> None:
+    """`x-choices` names a method that can be called without arguments, and a column of what it returns."""
+
+    def found(schema: Any, where: str) -> Iterator[tuple[str, dict[str, str]]]:
+        if isinstance(schema, dict):
+            if "x-choices" in schema:
+                yield where, schema["x-choices"]
+            for key, inner in schema.items():
+                yield from found(inner, f"{where}.{key}")
+        elif isinstance(schema, list):
+            for inner in schema:
+                yield from found(inner, where)
+
+    wrong = []
+    for method in METHODS:
+        for where, choices in found([param.schema for param in method.params], method.name):
+            source = REGISTRY.methods.get(choices["method"])
+            if source is None or any(param.required for param in source.params):
+                wrong.append(f"{where}: {choices['method']} cannot be asked")
+                continue
+            result = str(source.spec["result"]["schema"])
+            if "column" in choices and f"'{choices['column']}'" not in result:
+                wrong.append(f"{where}: {choices['method']} has no column {choices['column']}")
+    assert wrong == []
+
+
+def test_dangerous_commands_are_marked() -> None:
+    """The commands that move the role, switch a controller off or failover off: the shell asks before them."""
+    marked = {method.name for method in METHODS if method.spec.get("x-danger")}
+    assert marked >= {
+        "failover.force_master",
+        "failover.become_passive",
+        "failover.control",
+        "failover.update",
+        "failover.sync_to_peer",
+        "failover.upgrade_finish",
+        "system.reboot",
+        "system.shutdown",
+    }

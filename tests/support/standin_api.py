@@ -32,7 +32,14 @@ def entry(summary: str, *accepts: Schema, job: bool = False, examples: Any = Non
         "job": job,
         "accepts": list(accepts),
         "returns": [],
+        "danger": None,
+        "secrets": [],
     }
+
+
+def dangerous(text: str, described: Any, when: Any = None, rehearsal: str | None = None) -> Any:
+    danger = {"text": text, **({"when": when} if when else {}), **({"rehearsal": rehearsal} if rehearsal else {})}
+    return {**described, "danger": danger}
 
 
 def service(kind: str, words: str, summary: str | None = None) -> Any:
@@ -48,7 +55,14 @@ SERVICES = {
     "test": service("service", "test", "To provoke with"),
 }
 
-USER = (schema("username"), schema("full_name"), schema("groups", "array", items=[{"type": "string"}]))
+USER = (
+    schema("full_name"),
+    schema("password"),
+    schema("groups", "array", items=[{"type": "string"}]),
+    obj("quota", schema("bytes", "integer", required=True, minimum=0), schema("files", "integer")),
+)
+USERNAME = schema("username", required=True, description="How the user is called.")
+USER_ID = schema("id", "integer", required=True, **{"x-choices": {"method": "user.query", "column": "id"}})
 
 METHODS = {
     "failover.config": entry("Show the failover configuration"),
@@ -62,14 +76,20 @@ METHODS = {
             required=True,
         ),
     ),
-    "failover.control": entry(
-        "Enable or disable failover",
-        schema("action", required=True, enum=["ENABLE", "DISABLE"], description="What to do."),
-        obj("options", schema("active", "boolean", default=True), default={}),
-        examples=["system failover control action=ENABLE options={}"],
+    "failover.control": dangerous(
+        "Failover is switched off.",
+        entry(
+            "Enable or disable failover",
+            schema("action", required=True, enum=["ENABLE", "DISABLE"], description="What to do."),
+            obj("options", schema("active", "boolean", default=True), default={}),
+            examples=["system failover control action=ENABLE options={}"],
+        ),
+        when={"action": "DISABLE"},
     ),
     "failover.disabled.reasons": entry("Why failover would not work"),
-    "failover.force_master": entry("Make this controller MASTER"),
+    "failover.force_master": dangerous(
+        "The disks are taken by force.", entry("Make this controller MASTER"), rehearsal="failover.rehearse"
+    ),
     "failover.get_ips": entry("URLs of the web interface"),
     "failover.hardware": entry("Kind of chassis"),
     "failover.in_progress": entry("Is a failover running"),
@@ -82,9 +102,15 @@ METHODS = {
     ),
     "failover.upgrade_pending": entry("Is an upgrade pending"),
     "failover.upgrade_finish": entry("Finish an upgrade", job=True),
-    "user.create": entry("Create a user", obj("data", *USER, required=True)),
-    "user.update": entry("Change a user", schema("id", "integer", required=True), obj("data", *USER, required=True)),
-    "user.delete": entry("Delete a user", schema("id", "integer", required=True)),
+    "user.create": {
+        **entry("Create a user", obj("data", USERNAME, *USER, required=True)),
+        "secrets": ["data.password"],
+    },
+    "user.update": {
+        **entry("Change a user", USER_ID, obj("data", *USER, required=True)),
+        "secrets": ["data.password"],
+    },
+    "user.delete": entry("Delete a user", USER_ID),
     "api_key.create": entry("Create an API key", obj("data", schema("name"), required=True)),
     "pool.query": {
         **entry("List pools", filterable=True),
@@ -120,6 +146,15 @@ RESULTS: dict[str, Any] = {
     "failover.licensed": True,
     "failover.node": "A",
     "failover.status": "MASTER",
+    "failover.rehearse": {
+        "node": "B",
+        "would_work": True,
+        "failures": [],
+        "checks": [{"name": "peer", "subject": "A", "ok": True, "detail": "leads", "remedy": ""}],
+    },
+    "system.hostname": "nodea.example.org",
+    "user.query": [{"id": 70, "username": "eve"}, {"id": 71, "username": "adam"}],
+    "user.get_instance": {"id": 70, "username": "eve", "full_name": "Eve", "groups": ["staff"]},
     "failover.sync_from_peer": None,
     "failover.sync_to_peer": None,
     "failover.upgrade_pending": False,

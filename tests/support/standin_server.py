@@ -78,12 +78,14 @@ class StandIn:
 
     def __init__(self, socket: Path | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.methods: dict[str, Any] = {**RESULTS, **self._own_methods()}
+        self.other: dict[str, Any] = {"failover.status": "BACKUP"}  # what the other controller answers
         self.password = "lab"
         self.trusted = socket is not None
         self.requests: list[dict[str, Any]] = []
         self.sessions: list[Session] = []
         self.job_progress: list[tuple[int | None, str | None]] = list(JOB_PROGRESS)
         self.job_result: Any = None
+        self.hold_jobs = False  # a job waits after its progress, until `release_jobs` or core.job_abort
         self.answer_before_last_notice = False
         self.refuse_upgrade: int | None = None
         self.url = ""
@@ -93,7 +95,10 @@ class StandIn:
         self._ready = threading.Event()
         self._stop = asyncio.Event()
         self._progress = asyncio.Event()
+        self._released = asyncio.Event()
+        self._aborted = False
         self._answered: set[str] = set()
+        self._asked: set[str] = set()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._main(),), daemon=True)
 
     def __enter__(self) -> Self:
@@ -147,6 +152,19 @@ class StandIn:
 
         self.run(abort())
 
+    def wait_until_asked(self, method: str) -> None:
+        """Wait until a call of the method has arrived."""
+
+        async def wait() -> None:
+            while method not in self._asked:
+                self._progress.clear()
+                await self._progress.wait()
+
+        self.run(wait())
+
+    def release_jobs(self) -> None:
+        self._loop.call_soon_threadsafe(self._released.set)
+
     def called(self, method: str) -> list[Any]:
         """The `params` of every call of a method."""
         return [request["params"] for request in self.requests if request["method"] == method]
@@ -181,6 +199,8 @@ class StandIn:
             async for text in connection:
                 request = json.loads(text)
                 self.requests.append(request)
+                self._asked.add(request["method"])
+                self._progress.set()
                 task = asyncio.create_task(self._answer(session, request))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -234,6 +254,10 @@ class StandIn:
         await notify("changed", state="RUNNING")
         for percent, description in self.job_progress:
             await notify("changed", progress={"percent": percent, "description": description, "extra": None})
+        if self.hold_jobs:
+            await self._released.wait()
+        if self._aborted:
+            ending = "ABORTED"
         response: dict[str, Any] = {"result": self.job_result if ending == "SUCCESS" else None}
         if ending == "FAILED":
             response = {"error": call_error(14, "EFAULT", "Standby Controller is not ready.").error}
@@ -264,12 +288,23 @@ class StandIn:
                 else {"response_type": "AUTH_ERR"}
             )
 
+        def abort(job: int) -> None:
+            self._aborted = True
+            self._released.set()
+
         async def never() -> None:
             await asyncio.Event().wait()
 
+        def ask_other(method: str, params: list[Any], options: dict[str, Any]) -> Any:
+            if method not in self.other:
+                raise Refused(-32601, "Method does not exist")
+            return self.other[method]
+
         return {
+            "failover.call_remote": ask_other,
             "core.set_options": lambda options: options,
             "core.ping": lambda: "pong",
+            "core.job_abort": abort,
             "core.unsubscribe": lambda subscription: None,
             "core.get_services": lambda target: SERVICES,
             "core.get_methods": lambda service, target: METHODS,

@@ -119,7 +119,6 @@ def test_config_and_crud_pack_arguments(target, tokens, params):
         (ECHO, ["text=a", "b"], '"b" stands after a NAME=VALUE'),
         (ECHO, ["a", "1", "2", "3", "4"], '"4" is too much: the command takes 4 values'),
         (ECHO, ["texd=1"], 'unknown argument "texd": did you mean "text"?'),
-        (ECHO, ["--"], "argument editor"),
         (ECHO, ["a", ">", "file"], "your shell"),
         (command("failover.control"), ["ENABLE", "options={active:true}"], "not JSON"),
         (command("failover.control"), [], "action is missing\nusage: failover control action=ENABLE|DISABLE"),
@@ -146,7 +145,7 @@ def test_synopsis_names_every_argument():
     assert synopsis(command("failover.update", "config")) == (
         "failover update [disabled=true|false] [master=true|false] [timeout=INTEGER]"
     )
-    assert synopsis(command("user.update", "crud")).startswith("user update id=INTEGER [username=STRING]")
+    assert synopsis(command("user.update", "crud")).startswith("user update id=INTEGER [full_name=STRING]")
     entry = {"accepts": [schema("a", ["string", "integer"], required=True), {"_name_": "b"}]}
     assert synopsis(Command(("x",), "x", entry, "service")) == "x a=INTEGER/STRING [b=VALUE]"
 

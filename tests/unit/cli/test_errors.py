@@ -65,11 +65,10 @@ def test_wrong_command_lines(midctl, monkeypatch, words, err):
     assert err in printed
 
 
-def test_without_a_command_the_usage_is_shown(run):
-    status, out, err = run()
-    assert (status, out) == (2, "")
-    assert err.startswith("usage: midctl")
-    assert "system failover status" in err
+def test_without_a_command_it_is_the_shell_which_needs_a_daemon(run, tmp_path):
+    status, out, err = run("--url", str(tmp_path / "missing.sock"))
+    assert (status, out) == (1, "")
+    assert err.startswith("midctl: there is no socket")
 
 
 def test_help_and_version_need_no_server(run):

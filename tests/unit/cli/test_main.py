@@ -2,7 +2,10 @@
 
 import io
 import json
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +101,16 @@ def test_help_lists_namespaces_and_explains_commands(midctl):
     assert "Columns: id, name, topology, scan, paths\n" in query
     assert "WHERE name ==" in query
     assert midctl("help", "nowhere").status == 2
+
+
+def test_one_command_imports_no_more_than_it_needs(server):
+    """The shell's libraries cost more than the whole of a one-shot command."""
+    code = (
+        "import sys; from middlewared.cli.main import main; main(sys.argv[1:]); "
+        "print({'asyncio', 'prompt_toolkit', 'ruamel', 'jsonschema', 'aiohttp'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "--url", server.url, "system", "failover", "status"]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "MASTER\nset()\n"
