@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test lab-netns netns soak bench bench-failover fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test lab-netns netns lab-vm test-vm soak bench bench-failover fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -20,6 +20,10 @@ venv:            ## only the environment: .venv with the package installed edita
 lab-netns:       ## the same in network namespaces, with keepalived, nftables and an iSCSI target for real; as root
 	@$(PYTHON) scripts/bootstrap.py --netns
 	@exec $(BIN)/middlewared lab up --netns $(ARGS)
+
+lab-vm:          ## the same on two virtual machines, with a real kernel, ZFS and systemd; as root, needs qemu
+	@$(PYTHON) scripts/bootstrap.py --vm
+	@exec $(BIN)/middlewared lab up --vm $(ARGS)
 
 venv-test:
 	@$(PYTHON) scripts/bootstrap.py --test --netns
