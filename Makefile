@@ -54,6 +54,10 @@ lab-test: venv-test  ## tests against two running controllers
 netns: venv-test     ## keepalived, nftables and the lab's fault matrix in network namespaces; NETNS_RUNS=20 times each
 	@exec $(CHECK) netns
 
+test-vm: venv-test   ## power loss, freezes, cut cables and more on two virtual machines; as root, 20 minutes
+	@$(PYTHON) scripts/bootstrap.py --vm
+	@VM_ALL=1 VM_BUILD=1 exec $(BIN)/python -m pytest -s tests/vm $(ARGS)
+
 rewrite-scenarios: venv-test  ## write the transcripts anew; look at the difference before you commit it
 	@exec $(BIN)/python -m tests.scenarios --rewrite
 

@@ -1,7 +1,8 @@
-"""The image of a controller: Debian's packages, and ours installed into it as a user would. Built once, then cached.
+"""The image of a controller: Debian's packages and the libraries of ours. Built once, then cached.
 
-Three layers, each a folder of the cache that is named by what it is made of: the kernel with its modules (ZFS has to be
-compiled, minutes), Debian with the libraries of ours, and the file system with ours in it (seconds). Needs root.
+Each layer is a folder of the cache that is named by what it is made of: the kernel with its modules (ZFS has to be
+compiled, minutes), the file system of a machine, and our own package, which is installed when the machines run
+(setup.py), so that a change of ours costs seconds. Needs root.
 """
 
 import hashlib
@@ -75,17 +76,17 @@ class Image:
         self._cache = cache()
         libraries = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
         modules = digest(recipe.SUITE, recipe.MIRROR, recipe.COMPONENTS, recipe.BUILDER_PACKAGES, recipe.MODULES)
-        system = digest(modules, recipe.PACKAGES, recipe.MASKED, recipe.DISABLED, recipe.FILES, libraries)
-        ours = digest(
-            system, recipe.INIT, DISK_BYTES, [(str(one.relative_to(ROOT)), one.read_bytes()) for one in sources()]
+        system = digest(
+            modules, recipe.PACKAGES, recipe.MASKED, recipe.DISABLED, recipe.FILES, recipe.INIT, DISK_BYTES, libraries
         )
+        ours = digest([(str(one.relative_to(ROOT)), one.read_bytes()) for one in sources()])
         self.kernel = self._cache / f"kernel-{modules}"
         self.system = self._cache / f"system-{system}"
-        self.folder = self._cache / f"image-{ours}"
+        self.package = self._cache / f"package-{ours}"
 
     @property
     def disk(self) -> Path:
-        return self.folder / "root.img"
+        return self.system / "root.img"
 
     @property
     def vmlinux(self) -> Path:
@@ -93,7 +94,12 @@ class Image:
 
     @property
     def initrd(self) -> Path:
-        return self.folder / "initrd"
+        return self.system / "initrd"
+
+    @property
+    def wheel(self) -> Path:
+        """Our package, as pip installs it."""
+        return next(self.package.glob("*.whl"))
 
     def warm(self) -> bool:
         """The layers that take minutes are there."""
@@ -101,11 +107,11 @@ class Image:
 
     def build(self) -> None:
         """Make what is not there yet. Raises LabError."""
-        for layer, make in ((self.kernel, self._kernel), (self.system, self._system), (self.folder, self._image)):
+        for layer, make in ((self.kernel, self._kernel), (self.system, self._system), (self.package, self._package)):
             if not layer.exists():
                 self._make(layer, make)
             layer.touch()
-        for kind in ("kernel", "system", "image"):
+        for kind in ("kernel", "system", "package"):
             self._forget_old(kind)
 
     # ------------------------------------------------------------------------------------------ layers
@@ -141,6 +147,7 @@ class Image:
             (root / name).unlink(missing_ok=True)
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(text)
+            (root / name).chmod(0o755 if "/bin/" in name else 0o644)
         _run("chroot", str(root), "systemctl", "--quiet", "mask", *recipe.MASKED)
         for unit in recipe.DISABLED:
             subprocess.run(
@@ -150,29 +157,20 @@ class Image:
         _run("chroot", str(root), "python3", "-m", "venv", "--system-site-packages", f"/{PREFIX}")
         wheels = root / "tmp" / "wheels"
         self._wheel(folder, wheels, "--constraint", str(ROOT / "constraints.txt"))
-        for ours in wheels.glob("middlewared-*"):
-            self._install(root, ours, "--no-index", "--find-links", f"/{wheels.relative_to(root)}")
+        names = [
+            f"/{wheel.relative_to(root)}" for wheel in wheels.iterdir() if not wheel.name.startswith("middlewared-")
+        ]
+        pip = (f"/{PREFIX}/bin/pip", "--quiet", "--disable-pip-version-check")
+        _run("chroot", str(root), *pip, "install", "--no-index", "--no-deps", *names)
         shutil.rmtree(wheels)
-
-    def _image(self, folder: Path) -> None:
-        """Ours as it is in this checkout, and the file system."""
-        self._say("installing middlewared into the image: half a minute")
-        root = folder / "root"
-        _run("cp", "-a", "--one-file-system", "--reflink=auto", str(self.system / "root"), str(root))
-        self._wheel(folder, root / "tmp", "--no-deps")
-        for wheel in (root / "tmp").glob("middlewared-*.whl"):
-            self._install(root, wheel, "--no-index", "--no-deps", "--force-reinstall")
-            wheel.unlink()
-        for unit in (ROOT / "packaging" / "systemd").iterdir():
-            shutil.copy(unit, root / "etc/systemd/system")
-        for name in ("middlewared", "midctl"):
-            link = root / "usr/local/bin" / name
-            link.unlink(missing_ok=True)
-            link.symlink_to(f"/{PREFIX}/bin/{name}")
         self._make_initrd(root, folder)
-        _run("mkfs.ext4", "-q", "-F", "-E", "root_owner=0:0", "-d", str(root), str(folder / "root.img"),
-             f"{DISK_BYTES >> 10}k")  # fmt: skip
+        image = ("-d", str(root), str(folder / "root.img"), f"{DISK_BYTES >> 10}k")
+        _run("mkfs.ext4", "-q", "-F", "-E", "root_owner=0:0", *image)
         shutil.rmtree(root)
+
+    def _package(self, folder: Path) -> None:
+        """Ours as it is in this checkout."""
+        self._wheel(folder, folder, "--no-deps")
 
     def _make_initrd(self, root: Path, folder: Path) -> None:
         tree = folder / "initrd.d"
@@ -233,19 +231,6 @@ class Image:
         pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet")
         _run(*pip, "--wheel-dir", str(target), *options, str(copy))
         shutil.rmtree(copy)
-
-    def _install(self, root: Path, wheel: Path, *options: str) -> None:
-        inside = f"/{wheel.relative_to(root)}"
-        _run(
-            "chroot",
-            str(root),
-            f"/{PREFIX}/bin/pip",
-            "--quiet",
-            "--disable-pip-version-check",
-            "install",
-            *options,
-            inside,
-        )
 
     def _forget_old(self, kind: str) -> None:
         layers = sorted(self._cache.glob(f"{kind}-*"), key=lambda layer: layer.stat().st_mtime, reverse=True)

@@ -45,7 +45,7 @@ class Snapshots:
         made_by = [Path(module.__file__ or "").read_bytes() for module in (setup, layout)]
         self._image = image
         self._say = say
-        self.folder = cache() / f"pair-{digest(image.folder.name, qemu, lines, made_by)}"
+        self.folder = cache() / f"pair-{digest(image.system.name, qemu, lines, made_by)}"
 
     def disk(self, node: str) -> Path:
         return self.folder / f"{node}.qcow2"

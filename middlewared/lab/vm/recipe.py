@@ -50,6 +50,8 @@ exec /bin/busybox switch_root /root /sbin/init
 """
 
 FILES = {
+    "usr/local/bin/middlewared": '#!/bin/sh\nexec /opt/middlewared/bin/middlewared "$@"\n',
+    "usr/local/bin/midctl": '#!/bin/sh\nexec /opt/middlewared/bin/midctl "$@"\n',
     "etc/fstab": "",
     "etc/machine-id": "",  # empty, not "uninitialized": no first boot; it comes by the kernel's command line
     "etc/modules-load.d/middlewared.conf": "sg\nzfs\niscsi_tcp\n",
@@ -57,4 +59,8 @@ FILES = {
     "etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n",
     "etc/systemd/journald.conf.d/lab.conf": "[Journal]\nStorage=persistent\nSystemMaxUse=32M\nForwardToConsole=no\n",
     "etc/resolv.conf": "",
+    **{
+        f"etc/systemd/network/10-{name}.link": f"[Match]\nOriginalName={slot}\n[Link]\nName={name}\n"
+        for slot, name in (("eth2", "hb0"), ("eth3", "san0"), ("eth4", "mgmt0"))
+    },
 }

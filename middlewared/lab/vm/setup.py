@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from middlewared.lab.places import HEARTBEAT_NIC, NODES, Places, other
+from middlewared.lab.vm.image import PREFIX, ROOT
 from middlewared.lab.vm.layout import (
     DISKS,
     HOST_ID,
@@ -24,7 +25,8 @@ from middlewared.licence.files import LicenceFiles
 
 CONFIG = "etc/middlewared/middlewared.toml"
 STATE = "var/lib/middlewared"
-_SLOW_S = 120.0
+_WHEELS = "var/lib/middlewared-lab"
+_SLOW_S = 300.0
 
 _SETTINGS = """\
 node = "{letter}"
@@ -116,7 +118,7 @@ async def connect(agent: Agent, node: str) -> None:
         zgenhostid -f {HOST_ID[node]}
         echo InitiatorName=iqn.2026-11.org.middlewared.lab:{node} > /etc/iscsi/initiatorname.iscsi
         modprobe -a zfs iscsi_tcp sg nf_tables
-        ifup -a --ignore-errors
+        ifup -a
         systemctl start iscsid
         """,
         timeout_s=_SLOW_S,
@@ -162,18 +164,31 @@ async def provision(agent: Agent, places: Places, node: str) -> None:
     await agent.run("date", "-s", f"@{time.time():.3f}")
     await log_in(agent)
     await agent.script(
-        "systemctl daemon-reload; systemctl --quiet enable --now lab-witness fenced middlewared", timeout_s=_SLOW_S
+        f"""
+        /{PREFIX}/bin/pip --quiet --no-cache-dir install --no-deps --no-index /{_WHEELS}/*.whl
+        systemctl daemon-reload
+        systemctl --quiet enable --now lab-witness fenced middlewared
+        """,
+        timeout_s=_SLOW_S,
     )
 
 
+def package_file(places: Places) -> Path:
+    """The wheel that this lab's machines get."""
+    return next((places.directory / "package").glob("*.whl"))
+
+
 def _archive(places: Places, node: str) -> bytes:
-    """The settings, what lies in the state folder, and the lab's own units."""
+    """The settings, what lies in the state folder, our package and its units, and the lab's own."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
         _add(archive, CONFIG, places.settings(node).read_bytes(), 0o644)
         state = places.state(node)
         for path in sorted(path for path in state.rglob("*") if path.is_file()):
             _add(archive, f"{STATE}/{path.relative_to(state)}", path.read_bytes(), 0o600)
+        for path in (package_file(places), *(ROOT / "packaging" / "systemd").iterdir()):
+            folder = _WHEELS if path.suffix == ".whl" else "etc/systemd/system"
+            _add(archive, f"{folder}/{path.name}", path.read_bytes(), 0o644)
         for name, text in _UNITS.items():
             _add(archive, f"etc/systemd/system/{name}", text.format(pool=POOL).encode(), 0o644)
     return buffer.getvalue()
