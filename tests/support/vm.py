@@ -5,13 +5,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from support.lab import Lab
-from support.netns import Machine
-
 from middlewared.lab.places import NODES, Places
 from middlewared.lab.vm import inside
 from middlewared.lab.vm.layout import POOL
 from middlewared.lab.vm.ledger import gap_ms, read_notes
+from support.lab import Lab
+from support.netns import Machine
 
 _SCRUB = f"zpool scrub -w {POOL} && zpool status -p {POOL}"
 

@@ -1,8 +1,8 @@
 """What namespaces cannot show, on two virtual machines: each fault once, under load, with the real drivers.
 
-After each: one MASTER, the pool imported once, the scrub clean, nothing lost that a client outside was acknowledged, the
-virtual address answered by the right controller, and the reasons right. The time that each phase took is printed as a
-table; emulated times are several times real ones: compare them with each other only.
+After each: one MASTER, the pool imported once, the scrub clean, nothing lost that a client outside was acknowledged,
+the virtual address answered by the right controller, and the reasons right. The time that each phase took is printed as
+a table; emulated times are several times real ones: compare them with each other only.
 """
 
 import os

@@ -177,11 +177,11 @@ def last_words(console: Path) -> str:
         text = console.read_bytes()[-_CONSOLE_BYTES:].decode(errors="replace")
     except OSError:
         return "nothing on its console"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip().rpartition("] ")[2] for line in text.splitlines() if line.strip()]
     for mark in _LAST_WORDS:
         for line in reversed(lines):
             if mark in line:
-                return line.rpartition("] ")[2]
+                return line
     return lines[-1] if lines else "nothing on its console"
 
 

@@ -1,6 +1,7 @@
 """A pair of machines that have booted, kept as snapshots: a fresh pair then takes seconds."""
 
 import asyncio
+import inspect
 import shutil
 import subprocess
 from pathlib import Path
@@ -42,7 +43,7 @@ class Snapshots:
     def __init__(self, image: Image, say: Say) -> None:
         qemu = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=False).stdout
         lines = [layout.command(node, Path(), Path(), Path(), Path(), snapshot=False) for node in NODES]
-        made_by = [Path(module.__file__ or "").read_bytes() for module in (setup, layout)]
+        made_by = [inspect.getsource(step) for step in (setup.connect, setup.log_in, setup.make_pool)]
         self._image = image
         self._say = say
         self.folder = cache() / f"pair-{digest(image.system.name, qemu, lines, made_by)}"

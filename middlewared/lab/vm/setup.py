@@ -46,6 +46,20 @@ connect = "{peer}:{port_heartbeat}"
 certificate = "/{state}/peer.pem"
 peer_certificate = "/{state}/peer-other.pem"
 
+# Everything here is emulated, and takes four times as long as it would.
+heartbeat_ms = 400
+timeout_ms = 2000
+
+[fence]
+heartbeat_ms = 200
+alive_ms = 600
+lost_ms = 4000
+
+[failover]
+import_ms_max = 300000
+export_ms_max = 120000
+services_ms_max = 120000
+
 [network]
 heartbeat = "{heartbeat_nic}"
 ignored = ["{san}", "{management}"]
@@ -167,7 +181,7 @@ async def provision(agent: Agent, places: Places, node: str) -> None:
         f"""
         /{PREFIX}/bin/pip --quiet --no-cache-dir install --no-deps --no-index /{_WHEELS}/*.whl
         systemctl daemon-reload
-        systemctl --quiet enable --now lab-witness fenced middlewared
+        systemctl --quiet enable --now lab-witness fenced middlewared middlewared-handover
         """,
         timeout_s=_SLOW_S,
     )
