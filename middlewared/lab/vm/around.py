@@ -106,8 +106,8 @@ class VirtualMachines:
 
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
         """The kernel of one controller loses the disk, as when it is pulled out of its slot."""
-        serial = f"LABDISK{lun:03d}"
-        each = f"for d in $(readlink -f /dev/disk/by-id/scsi-*{serial} | sort -u)"
+        name = f"scsi-3*{lun + 1:04x}"  # the target makes its designators so
+        each = f"for d in $(readlink -f /dev/disk/by-id/{name} | sort -u)"
         remove = f"{each}; do echo 1 > /sys/block/${{d##*/}}/device/delete; done"
         await self._inside(node, "sh", "-ec", remove if pulled else "iscsiadm -m session --rescan")
 

@@ -30,12 +30,12 @@ def notes(places: Places) -> Path:
     return places.directory / "client-notes"
 
 
-async def inside(places: Places, node: str, *words: str) -> str:
+async def inside(places: Places, node: str, *words: str, stdin: bytes = b"") -> str:
     """Run a program on a controller; its output. Raises LabError when it fails, or the controller is off."""
     client = LineClient(places.machine(node))
     try:
         await client.connect()
-        return str(await client.call("exec", timeout_ms=_EXEC_MS, words=words))
+        return str(await client.call("exec", timeout_ms=_EXEC_MS, words=words, stdin=stdin.hex()))
     except LineError as error:
         raise LabError(f"controller {node.upper()}: {error.message}") from error
     finally:

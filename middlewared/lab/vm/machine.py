@@ -126,7 +126,8 @@ class Hull:
         if op != "exec":
             raise LineError("EINVAL", f"no such operation: {op}")
         try:
-            return await self._emulator.agent.run(*args["words"], timeout_s=_EXEC_S_MAX)
+            stdin = bytes.fromhex(args.get("stdin", ""))
+            return await self._emulator.agent.run(*args["words"], stdin=stdin, timeout_s=_EXEC_S_MAX)
         except WireError as error:
             raise LineError("EIO", str(error)) from error
 

@@ -149,7 +149,7 @@ async def log_in(agent: Agent) -> None:
         iscsiadm -m node -T {target} -o update -n node.session.timeo.replacement_timeout -v 5
         iscsiadm -m node -T {target} --login
         for try in $(seq 100); do
-            test $(ls /dev/disk/by-id/ | grep -c '^scsi-.*LABDISK') -ge {DISKS} && exit 0
+            test $(ls /dev/disk/by-id/ | grep -c '^scsi-3[0-9a-f]*$') -ge {DISKS} && exit 0
             sleep 0.1
         done
         ls -l /dev/disk/by-id
@@ -163,7 +163,7 @@ async def make_pool(agent: Agent) -> None:
     """Mirrors of two, exported again. Raises WireError."""
     await agent.script(
         f"""
-        set -- $(ls -d /dev/disk/by-id/scsi-*LABDISK* | sort)
+        set -- $(ls -d /dev/disk/by-id/scsi-3* | sort)
         zpool create -f -o cachefile=none -o failmode=wait -R /mnt -m /{POOL} {POOL} mirror $1 $2 mirror $3 $4
         zpool export {POOL}
         iscsiadm -m node --logout
