@@ -48,33 +48,44 @@ class Hull:
         self._work: set[asyncio.Task[Any]] = set()
         self._links: dict[str, bool] = {}
         self._held: dict[str, list[str]] = {}
+        self._relaying: asyncio.Server | None = None
 
     async def run(self) -> None:
         """Power on; returns when the machine is off, and the room need not be told how."""
         await self._room.connect()
         hello = await self._room.call("hello", timeout_ms=_ROOM_MS, node=self.node)
-        fresh = fresh_mark(self.places, self.node)
-        await self._emulator.start(snapshot=fresh.exists())
-        await self._plug(hello["links"])
-        relay = await asyncio.start_unix_server(self._relay, str(self.places.api(self.node)))
-        await self._server.start(self.places.machine(self.node))
-        self._start(self._listen())
-        if fresh.exists():
-            fresh.unlink()
-            await self._emulator.agent.until_ready(BOOT_S_MAX)
-            await setup.provision(self._emulator.agent, self.places, self.node)
+        try:
+            await self._power_on(hello["links"])
+        except (WireError, OSError) as error:
+            self._log(f"lab: {error}")
+            return
         await self._emulator.wait()
-        relay.close()
+        self._log(last_words(self._emulator.console))
         await self._ended()
 
+    async def _power_on(self, links: Mapping[str, bool]) -> None:
+        fresh = fresh_mark(self.places, self.node)
+        begins = await asyncio.to_thread(fresh.exists)
+        await self._emulator.start(snapshot=begins)
+        await self._plug(links)
+        self._relaying = await asyncio.start_unix_server(self._relay, str(self.places.api(self.node)))
+        await self._server.start(self.places.machine(self.node))
+        self._start(self._listen())
+        if begins:
+            await self._emulator.agent.until_ready(BOOT_S_MAX)
+            await setup.provision(self._emulator.agent, self.places, self.node)
+            await asyncio.to_thread(fresh.unlink)
+
     async def _ended(self) -> None:
-        words = last_words(self._emulator.console)
-        with self.places.console(self.node).open("a") as console:
-            console.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {words}\n")
         if self._emulator.end == "guest-shutdown":
             await self._halt("shutdown", "its operating system ended")
-        elif "reboot: Restarting system" in words:
+        elif "reboot: Restarting system" in last_words(self._emulator.console):
             await self._halt("reboot", "its operating system ended")
+
+    def _log(self, words: str) -> None:
+        """On the console, where the room looks for a machine's last words."""
+        with self.places.console(self.node).open("a") as console:
+            console.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {words}\n")
 
     async def _halt(self, kind: str, reason: str) -> None:
         """The room cuts this process's power then."""

@@ -181,7 +181,8 @@ async def provision(agent: Agent, places: Places, node: str) -> None:
         f"""
         /{PREFIX}/bin/pip --quiet --no-cache-dir install --no-deps --no-index /{_WHEELS}/*.whl
         systemctl daemon-reload
-        systemctl --quiet enable --now lab-witness fenced middlewared middlewared-handover
+        systemctl --quiet enable lab-witness fenced middlewared middlewared-handover
+        systemctl start --no-block lab-witness fenced middlewared middlewared-handover
         """,
         timeout_s=_SLOW_S,
     )

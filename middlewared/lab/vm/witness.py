@@ -18,7 +18,7 @@ from middlewared.plugins.firewall.nft_rules import TABLE, is_open
 
 PORT = Path("/dev/virtio-ports") / WITNESS_PORT
 UNITS = {"middlewared": "middlewared.service", "fenced": "fenced.service", "keepalived": "middlewared-vrrp.service"}
-LOOK_S = 0.1
+LOOK_S = 0.5  # it has to share an emulated processor
 AGAIN_S = 5.0
 _FIREWALL_LOOK_S = 1.0
 _NFT_S_MAX = 5.0
