@@ -15,6 +15,7 @@ from typing import Any
 LINE_BYTES_MAX = 64 << 20
 CALL_S_MAX = 30.0
 _POLL_S = 0.05
+_POLL_S_MAX = 0.8
 _SENTINEL = b"\xff"  # ends whatever the agent was told halfway (guest-sync-delimited)
 
 
@@ -132,10 +133,12 @@ class Agent:
         if stdin:
             words["input-data"] = base64.b64encode(stdin).decode()
         pid = (await self._wire.call("guest-exec", **words))["pid"]
+        wait_s = _POLL_S
         try:
             async with asyncio.timeout(timeout_s):
                 while not (state := await self._wire.call("guest-exec-status", pid=pid))["exited"]:
-                    await asyncio.sleep(_POLL_S)
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, _POLL_S_MAX)  # each question costs the machine time
         except TimeoutError:
             raise WireError(f"`{' '.join(command)}` did not end within {timeout_s:.0f} s") from None
         output = base64.b64decode(state.get("out-data", "")).decode(errors="replace")
