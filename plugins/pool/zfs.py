@@ -98,7 +98,7 @@ class ZfsPools(Pools):
     async def pools(self) -> Sequence[Pool]:
         """As the port says. Waits `import_wait_ms` for an import under way, then raises PortError."""
         failure: PortError | None = None
-        if self._known is None:
+        if not self._known:  # nothing found before proves nothing: disks that were just being fenced show no labels
             try:
                 await self._scan(first=True)
             except PortError as error:
@@ -344,7 +344,7 @@ class ZfsPools(Pools):
     async def _scan(self, *, first: bool = False) -> None:
         """Read the labels of all disks. Raises PortError, and then what was known stays known."""
         async with self._scanning:
-            if first and self._known is not None:
+            if first and self._known:
                 return
             found = [pool for pool in await self._commands.importable() if self._is_shared(pool)]
             self._known = merge(

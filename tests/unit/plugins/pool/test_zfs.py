@@ -30,6 +30,16 @@ async def test_no_pool_at_all(driver: ZfsPools) -> None:
     assert await driver.pools() == []
 
 
+async def test_a_scan_that_found_nothing_is_not_believed_for_long(zfs: FakeZfs, driver: ZfsPools) -> None:
+    """Disks that are being fenced at that moment show no labels; a takeover that believed it would lead without pool."""
+    assert await driver.pools() == []
+    tank(zfs)
+    assert await driver.pools() == [EXPORTED]
+    assert await driver.pools() == [EXPORTED]
+    scans = [line for line in zfs.commands() if line == "zpool import"]
+    assert len(scans) == 2  # what was found is remembered
+
+
 async def test_pools_imported_and_not(zfs: FakeZfs, driver: ZfsPools) -> None:
     tank(zfs, imported=True)
     zfs.pool("dozer", guid="18", devices=["sdb"])
