@@ -207,6 +207,10 @@ class Pools(Protocol):
     def look(self) -> None:
         """Read the labels on the disks again soon: the other controller has other pools or disks than before."""
 
+    async def imported(self) -> Sequence[Pool]:
+        """The imported ones alone, by the kernel's own word, also where the disks cannot be read. Waits and raises as
+        `pools` does for an import under way."""
+
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now, a sentence; empty when it could. Only reads the disks."""
 

@@ -154,12 +154,12 @@ class Worker:
         return _sentence(await self._in_order(running, orders, self._ports.services.stop))
 
     async def _export(self) -> str:
-        pools = [pool for pool in await self._ports.pools.pools() if pool.imported]
+        pools = await self._ports.pools.imported()
         return _sentence(await _all((pool.name, self._ports.pools.export_pool(pool.guid)) for pool in pools))
 
     async def _verify(self) -> str:
         """Re-read the authoritative state: what the kernel has, not what the export said (DESIGN S2)."""
-        left = [pool.name for pool in await self._ports.pools.pools() if pool.imported]
+        left = [pool.name for pool in await self._ports.pools.imported()]
         return f"still imported: {', '.join(left)}" if left else ""
 
     async def _release(self) -> str:

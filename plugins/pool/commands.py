@@ -39,7 +39,7 @@ class ZfsCommands:
     altroot: str = "/mnt"
     timeout_ms: int = 15_000
     quick_ms: int = 3_000
-    scan_ms: int = 60_000  # reads the labels of all disks
+    scan_ms: int = 25_000  # reads the labels of all disks; twice that is less than a plugin may take to start
 
     # ------------------------------------------------------------------------------------------ asking
 

@@ -113,6 +113,10 @@ class ZfsPools(Pools):
     def look(self) -> None:
         self._rescan.set()
 
+    async def imported(self) -> Sequence[Pool]:
+        """As the port says."""
+        return await self._imported()
+
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now; empty also when it is imported. Raises PortError."""
         if guid in {pool.guid for pool in await self._imported()}:

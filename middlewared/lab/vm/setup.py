@@ -46,14 +46,14 @@ connect = "{peer}:{port_heartbeat}"
 certificate = "/{state}/peer.pem"
 peer_certificate = "/{state}/peer-other.pem"
 
-# Everything here is emulated, and takes four times as long as it would.
+# Everything here is emulated, and takes ten times as long as it would.
 heartbeat_ms = 400
 timeout_ms = 2000
 
 [fence]
-heartbeat_ms = 200
-alive_ms = 600
-lost_ms = 4000
+heartbeat_ms = 500
+alive_ms = 1500
+lost_ms = 8000
 
 [failover]
 import_ms_max = 300000
@@ -73,7 +73,7 @@ Description=The lab's workload: a ledger in the pool
 [Service]
 ExecStart=/opt/middlewared/bin/python -m middlewared.lab.vm.ledger serve /mnt/{pool}/ledger
 Restart=on-failure
-RestartSec=100ms
+RestartSec=2
 TimeoutStopSec=5
 """,
     "lab-witness.service": """\

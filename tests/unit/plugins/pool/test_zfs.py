@@ -31,7 +31,7 @@ async def test_no_pool_at_all(driver: ZfsPools) -> None:
 
 
 async def test_a_scan_that_found_nothing_is_not_believed_for_long(zfs: FakeZfs, driver: ZfsPools) -> None:
-    """Disks that are being fenced at that moment show no labels; a takeover that believed it would lead without pool."""
+    """Disks that are being fenced show no labels; a takeover that believed it would lead without pools."""
     assert await driver.pools() == []
     tank(zfs)
     assert await driver.pools() == [EXPORTED]
@@ -136,6 +136,7 @@ async def test_disks_that_cannot_be_read_are_an_error_while_nothing_is_imported(
     driver = ZfsPools(watch, commands=broken, timing=QUICK)
     with pytest.raises(PortError, match="cannot be run"):
         await driver.pools()
+    assert await driver.imported() == []  # which the kernel alone tells
 
 
 # ---------------------------------------------------------------------------------------------- import
