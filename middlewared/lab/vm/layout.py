@@ -73,7 +73,7 @@ def command(node: str, folder: Path, kernel: Path, initrd: Path, disk: Path, *, 
     A snapshot is only valid for the same command line, disk and qemu.
     """
     words = [
-        *("nice", "-n", "10", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-name", f"middlewared-{node}", "-bios", "qboot.rom", "-M", "q35,usb=off,vmport=off"),
         *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,avx2=off", "-smp", "1", "-m", str(MEMORY_MB)),
         *("-kernel", str(kernel), "-initrd", str(initrd)),
