@@ -19,7 +19,7 @@ from middlewared.plugins.pool.examination import examine
 from middlewared.plugins.pool.known import Known, is_local, merge, nodes, serials_of
 from middlewared.plugins.pool.listing import Importable
 from middlewared.plugins.pool.material import material
-from middlewared.ports import Dataset, Finding, Listener, Pool, Pools, PortError
+from middlewared.ports import Dataset, Finding, Listener, NotYet, Pool, Pools, PortError
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class ZfsPools(Pools):
     # ------------------------------------------------------------------------------------------ what there is
 
     async def pools(self) -> Sequence[Pool]:
-        """As the port says. Waits `import_wait_ms` for an import under way, then raises PortError."""
+        """As the port says. Waits `import_wait_ms` for an import under way, then raises NotYet."""
         failure: PortError | None = None
         if not self._known:  # nothing found before proves nothing: disks that were just being fenced show no labels
             try:
@@ -254,7 +254,7 @@ class ZfsPools(Pools):
             raise PortError("the kernel lists no pools: ZFS is not loaded; modprobe zfs") from error
 
     async def _settled(self) -> dict[str, str]:
-        """The imported pools, read while no import was under way. Raises PortError when one does not end in time."""
+        """The imported pools, read while no import was under way. Raises NotYet when one does not end in time."""
         try:
             async with asyncio.timeout(self._timing.import_wait_ms / 1000):
                 while True:
@@ -264,7 +264,7 @@ class ZfsPools(Pools):
                         return states
         except TimeoutError:
             self._unsettled = True
-            raise PortError("an import is under way: whether it succeeds is not known yet") from None
+            raise NotYet("an import is under way: whether it succeeds is not known yet") from None
 
     async def _attended(self) -> list[str]:
         """What any process imports now."""
