@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from middlewared.lab.vm.layout import VM, WITNESS_PORT
-from middlewared.plugins.firewall.nft_rules import TABLE, is_open
+from middlewared.plugins.firewall.nft_rules import TABLE, shown
 
 PORT = Path("/dev/virtio-ports") / WITNESS_PORT
 UNITS = {"middlewared": "middlewared.service", "fenced": "fenced.service", "keepalived": "middlewared-vrrp.service"}
@@ -84,7 +84,7 @@ def _allowed() -> bool:
     try:
         command = ["nft", "-j", "list", "table", "inet", TABLE]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_NFT_S_MAX, check=False)
-        return ended.returncode == 0 and is_open(ended.stdout)
+        return ended.returncode == 0 and shown(ended.stdout).is_open
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return False
 
