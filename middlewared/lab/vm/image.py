@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -74,7 +75,8 @@ class Image:
     def __init__(self, say: Say) -> None:
         self._say = say
         self._cache = cache()
-        libraries = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+        libraries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+        libraries.append((ROOT / "constraints.txt").read_text())
         modules = digest(recipe.SUITE, recipe.MIRROR, recipe.COMPONENTS, recipe.BUILDER_PACKAGES, recipe.MODULES)
         system = digest(
             modules, recipe.PACKAGES, recipe.MASKED, recipe.DISABLED, recipe.FILES, recipe.INIT, DISK_BYTES, libraries

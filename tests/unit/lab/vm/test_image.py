@@ -35,8 +35,8 @@ def test_a_layer_is_named_by_what_it_is_made_of(monkeypatch: pytest.MonkeyPatch,
     ours.write_text("")
     monkeypatch.setattr(image, "ROOT", tmp_path)
     monkeypatch.setattr(image, "sources", lambda: [ours])
-    for name in ("pyproject.toml", "constraints.txt"):
-        (tmp_path / name).write_text("")
+    (tmp_path / "constraints.txt").write_text("")
+    (tmp_path / "pyproject.toml").write_text("[project]\ndependencies = []\n")
     empty = names(Image(print))[2]
     ours.write_text("x = 1\n")
     assert names(Image(print))[2] != empty
