@@ -51,11 +51,8 @@ class VirtualMachines:
     async def _lay_out(self, image: Image, snapshots: prepare.Snapshots) -> None:
         """The machines' own disks, and the shelf's with an empty pool on them."""
         shelf = self._places.directory / SHELF
-        package = self._places.directory / "package"
-        for folder in (shelf, package):
-            shutil.rmtree(folder, ignore_errors=True)
-        package.mkdir(mode=0o700)
-        shutil.copy(image.wheel, package)
+        shutil.rmtree(shelf, ignore_errors=True)
+        shutil.copy(image.installed, setup.package_file(self._places))
         for node in NODES:
             boot = boot_of(self._places, node)
             boot.disk.parent.mkdir(mode=0o700)

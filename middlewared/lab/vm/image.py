@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -21,6 +22,8 @@ from middlewared.lab.vm import recipe
 
 ROOT = Path(__file__).resolve().parents[3]  # the checkout that this lab runs from
 PREFIX = "opt/middlewared"  # where packaging/systemd expects ours
+PYTHON = (3, 11)  # of the suite
+SITE_PACKAGES = f"{PREFIX}/lib/python3.11/site-packages"
 DISK_BYTES = 2 << 30  # sparse
 KEPT_MAX = 3  # of each layer; older ones are removed
 _BUILD_S_MAX = 3600
@@ -99,9 +102,9 @@ class Image:
         return self.system / "initrd"
 
     @property
-    def wheel(self) -> Path:
-        """Our package, as pip installs it."""
-        return next(self.package.glob("*.whl"))
+    def installed(self) -> Path:
+        """Our package as pip installs it, bytecode included: an archive to be unpacked at a machine's root."""
+        return self.package / "package.tar.gz"
 
     def warm(self) -> bool:
         """The layers that take minutes are there."""
@@ -171,8 +174,28 @@ class Image:
         shutil.rmtree(root)
 
     def _package(self, folder: Path) -> None:
-        """Ours as it is in this checkout."""
+        """Ours as it is in this checkout. Emulated, pip would take minutes; its work here is the same, as Debian's
+        Python and ours are of one version."""
+        if sys.version_info[:2] != PYTHON:
+            raise LabError(f"the machines' Python is {'.'.join(map(str, PYTHON))}: run the lab with the same")
         self._wheel(folder, folder, "--no-deps")
+        wheel, tree = next(folder.glob("*.whl")), folder / "tree"
+        pip = (
+            sys.executable,
+            "-m",
+            "pip",
+            "--disable-pip-version-check",
+            "--quiet",
+            "install",
+            "--no-index",
+            "--no-deps",
+        )
+        _run(*pip, "--target", str(tree), str(wheel))
+        with tarfile.open(folder / self.installed.name, "w:gz", compresslevel=1) as archive:
+            archive.add(tree, SITE_PACKAGES, filter=_as_root)
+            for unit in (ROOT / "packaging" / "systemd").iterdir():
+                archive.add(unit, f"etc/systemd/system/{unit.name}", filter=_as_root)
+        shutil.rmtree(tree)
 
     def _make_initrd(self, root: Path, folder: Path) -> None:
         tree = folder / "initrd.d"
@@ -239,6 +262,12 @@ class Image:
         for layer in layers[KEPT_MAX:]:
             with suppress(OSError):
                 shutil.rmtree(layer)
+
+
+def _as_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    return entry
 
 
 def _unpacked(kernel: bytes) -> bytes:

@@ -1,12 +1,13 @@
 """What an administrator does on two fresh machines: addresses, disks, a pool, the package's settings, and its units."""
 
+import asyncio
 import io
 import tarfile
 import time
 from pathlib import Path
 
 from middlewared.lab.places import HEARTBEAT_NIC, NODES, Places, other
-from middlewared.lab.vm.image import PREFIX, ROOT
+from middlewared.lab.vm.image import PREFIX
 from middlewared.lab.vm.layout import (
     DISKS,
     HOST_ID,
@@ -25,7 +26,8 @@ from middlewared.licence.files import LicenceFiles
 
 CONFIG = "etc/middlewared/middlewared.toml"
 STATE = "var/lib/middlewared"
-_WHEELS = "var/lib/middlewared-lab"
+_PROGRAMS = {"middlewared": "middlewared.__main__", "midctl": "middlewared.cli.main"}  # pyproject.toml: scripts
+_PROGRAM = "#!/{prefix}/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
 _SLOW_S = 300.0
 
 _SETTINGS = """\
@@ -174,12 +176,14 @@ async def make_pool(agent: Agent) -> None:
 
 async def provision(agent: Agent, places: Places, node: str) -> None:
     """Everything of the pair on a machine from the snapshot, and the units enabled. Raises WireError."""
-    await agent.run("tar", "xzpf", "-", "-C", "/", stdin=_archive(places, node))
+    unpack = ("tar", "xzpf", "-", "-C", "/", "--no-overwrite-dir")
+    package = await asyncio.to_thread(package_file(places).read_bytes)
+    for archive in (package, await asyncio.to_thread(_archive, places, node)):
+        await agent.run(*unpack, stdin=archive, timeout_s=_SLOW_S)
     await agent.run("date", "-s", f"@{time.time():.3f}")
     await log_in(agent)
     await agent.script(
-        f"""
-        /{PREFIX}/bin/pip --quiet --no-cache-dir install --no-deps --no-index /{_WHEELS}/*.whl
+        """
         systemctl daemon-reload
         systemctl --quiet enable lab-witness fenced middlewared middlewared-handover
         systemctl start --no-block lab-witness fenced middlewared middlewared-handover
@@ -189,21 +193,20 @@ async def provision(agent: Agent, places: Places, node: str) -> None:
 
 
 def package_file(places: Places) -> Path:
-    """The wheel that this lab's machines get."""
-    return next((places.directory / "package").glob("*.whl"))
+    """What this lab's machines get: image.Image.installed."""
+    return places.directory / "package.tar.gz"
 
 
 def _archive(places: Places, node: str) -> bytes:
-    """The settings, what lies in the state folder, our package and its units, and the lab's own."""
+    """The settings, what lies in the state folder, our programs as pip makes them, and the lab's own units."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
         _add(archive, CONFIG, places.settings(node).read_bytes(), 0o644)
         state = places.state(node)
         for path in sorted(path for path in state.rglob("*") if path.is_file()):
             _add(archive, f"{STATE}/{path.relative_to(state)}", path.read_bytes(), 0o600)
-        for path in (package_file(places), *(ROOT / "packaging" / "systemd").iterdir()):
-            folder = _WHEELS if path.suffix == ".whl" else "etc/systemd/system"
-            _add(archive, f"{folder}/{path.name}", path.read_bytes(), 0o644)
+        for name, module in _PROGRAMS.items():
+            _add(archive, f"{PREFIX}/bin/{name}", _PROGRAM.format(prefix=PREFIX, module=module).encode(), 0o755)
         for name, text in _UNITS.items():
             _add(archive, f"etc/systemd/system/{name}", text.format(pool=POOL).encode(), 0o644)
     return buffer.getvalue()
