@@ -85,6 +85,17 @@ class VmLab(Lab):
 
         await self.until(f"{node} says {wanted}", holds)
 
+    async def process(self, node: str, name: str) -> int | None:
+        """The process of one of the controller's units, as the onlooker inside sees it."""
+        pid: int | None = (await self.tell("status"))["controllers"][node][name]
+        return pid
+
+    async def until_replaced(self, node: str, name: str, before: int | None) -> None:
+        async def holds() -> bool:
+            return await self.process(node, name) not in (None, before)
+
+        await self.until(f"{name} on {node} is a new process", holds)
+
     async def start_inside(self, node: str, command: str) -> None:
         """What ends the machine has no answer: not waited for."""
         await self.inside(node, "systemd-run", "--quiet", "--no-block", "sh", "-c", command)
