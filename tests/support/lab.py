@@ -64,6 +64,7 @@ class Lab:
 
     patience_s = PATIENCE_S
     ask_s = 2.0  # for one answer
+    poll_s = POLL_S
 
     def __init__(self, places: Places) -> None:
         self.places = places
@@ -122,7 +123,7 @@ class Lab:
         try:
             async with asyncio.timeout(self.patience_s):
                 while not await holds():
-                    await asyncio.sleep(POLL_S)
+                    await asyncio.sleep(self.poll_s)
         except TimeoutError:
             said = "\n".join(text for _, text in self.news[-30:])
             views = {node: (await self.status(node), await self.reasons(node)) for node in NODES}

@@ -33,6 +33,7 @@ class VmLab(Lab):
 
     patience_s = 300.0
     ask_s = 10.0
+    poll_s = 1.0  # each question is a login, which costs an emulated processor much
 
     def __init__(self, places: Places, client: Machine) -> None:
         super().__init__(places)
