@@ -160,8 +160,8 @@ class SgTransport:
         return await self._run(lambda: send(ioctl, node, cdb, data, expected, timeout_ms), timeout_ms)
 
     async def lun_reset(self, timeout_ms: int) -> None:
-        """Waits for its turn: while one unit of an adapter is reset, the kernel refuses to reset another (EAGAIN), and a
-        takeover resets them all at once."""
+        """Waits for its turn: while one unit of an adapter is reset, the kernel refuses to reset another (EAGAIN), and
+        a takeover resets them all at once."""
         node, ioctl = self.node, self.ioctl
 
         def reset() -> bool:
