@@ -115,6 +115,7 @@ def _context(purpose: int) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
+
 class Connection(Protocol):
     """What a session needs of a connection: whole messages, in order, and when it last heard anything."""
 

@@ -38,7 +38,6 @@ class VirtualMachines:
         self._lock()
         image, snapshots = await prepare.ensure(_say)
         await self._lay_out(image, snapshots)
-        setup.pair(self._places)
         try:
             await prepare.open_network(self._network)
             await self._network.add_machine(CLIENT)
@@ -107,6 +106,9 @@ class VirtualMachines:
         each = f"for d in $(readlink -f /dev/disk/by-id/{name} | sort -u)"
         remove = f"{each}; do echo 1 > /sys/block/${{d##*/}}/device/delete; done"
         await self._inside(node, "sh", "-ec", remove if pulled else "iscsiadm -m session --rescan")
+
+    async def replace_disk(self, lun: int) -> int:
+        raise LabError("the disks of this target are files that stay: replace one in the lab without --vm")
 
     async def kill_speaker(self, node: str) -> None:
         await self._inside(node, "systemctl", "kill", "--signal=KILL", "middlewared-vrrp.service")

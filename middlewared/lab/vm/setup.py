@@ -6,7 +6,7 @@ import tarfile
 import time
 from pathlib import Path
 
-from middlewared.lab.places import HEARTBEAT_NIC, NODES, Places, other
+from middlewared.lab.places import HEARTBEAT_NIC, Places, other, serial
 from middlewared.lab.vm.image import PREFIX
 from middlewared.lab.vm.layout import (
     DISKS,
@@ -17,12 +17,10 @@ from middlewared.lab.vm.layout import (
     PORTAL,
     PREFIX_LENGTH,
     SAN_NIC,
-    SERIAL,
     VM,
     address,
 )
 from middlewared.lab.vm.wires import Agent
-from middlewared.licence.files import LicenceFiles
 
 CONFIG = "etc/middlewared/middlewared.toml"
 STATE = "var/lib/middlewared"
@@ -45,8 +43,6 @@ certificate = "/{state}/api.pem"
 [peer]
 listen = "{heartbeat}:{port_heartbeat}"
 connect = "{peer}:{port_heartbeat}"
-certificate = "/{state}/peer.pem"
-peer_certificate = "/{state}/peer-other.pem"
 
 # Everything here is emulated, and takes ten times as long as it would.
 heartbeat_ms = 400
@@ -61,6 +57,9 @@ lost_ms = 8000
 import_ms_max = 300000
 export_ms_max = 120000
 services_ms_max = 120000
+
+[platform]
+serial = "{serial}"
 
 [network]
 heartbeat = "{heartbeat_nic}"
@@ -96,8 +95,8 @@ WantedBy=multi-user.target
 }
 
 
-def settings_text(places: Places, node: str) -> str:
-    """The settings file of a controller."""
+def settings_text(node: str) -> str:
+    """The settings file of a controller. Its state folder, with what pairing made, comes from lab/files.py."""
     return _SETTINGS.format(
         node=node,
         letter=node.upper(),
@@ -110,16 +109,8 @@ def settings_text(places: Places, node: str) -> str:
         heartbeat_nic=HEARTBEAT_NIC,
         san=SAN_NIC,
         management=MANAGEMENT_NIC,
+        serial=serial(node),
     )
-
-
-def pair(places: Places) -> None:
-    """One licence for both, as `middlewared licence issue` and `install` make it. The certificates are there already.
-
-    Here, and in lab/files.py, `middlewared pair` will do it all.
-    """
-    a, b = (LicenceFiles(places.state(node)) for node in NODES)
-    b.install(a.issue((SERIAL["a"], SERIAL["b"])))
 
 
 async def connect(agent: Agent, node: str) -> None:
@@ -201,7 +192,7 @@ def _archive(places: Places, node: str) -> bytes:
     """The settings, what lies in the state folder, our programs as pip makes them, and the lab's own units."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
-        _add(archive, CONFIG, places.settings(node).read_bytes(), 0o644)
+        _add(archive, CONFIG, settings_text(node).encode(), 0o644)
         state = places.state(node)
         for path in sorted(path for path in state.rglob("*") if path.is_file()):
             _add(archive, f"{STATE}/{path.relative_to(state)}", path.read_bytes(), 0o600)
