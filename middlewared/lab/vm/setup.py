@@ -45,8 +45,8 @@ listen = "{heartbeat}:{port_heartbeat}"
 connect = "{peer}:{port_heartbeat}"
 
 # Everything here is emulated, and takes ten times as long as it would.
-heartbeat_ms = 400
-timeout_ms = 2000
+heartbeat_ms = 1000
+timeout_ms = 10000
 
 [fence]
 heartbeat_ms = 500
