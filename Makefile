@@ -6,7 +6,7 @@ BIN := .venv/bin
 CHECK = $(BIN)/python scripts/check.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test torture lab-netns netns soak bench bench-failover fix docs clean
+.PHONY: help lab venv venv-test test format lint types imports unit contract scenarios interruptions rewrite-scenarios simulator mutants lab-test torture lab-netns netns lab-vm test-vm soak bench bench-failover fix docs clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -20,6 +20,10 @@ venv:            ## only the environment: .venv with the package installed edita
 lab-netns:       ## the same in network namespaces, with keepalived, nftables and an iSCSI target for real; as root
 	@$(PYTHON) scripts/bootstrap.py --netns
 	@exec $(BIN)/middlewared lab up --netns $(ARGS)
+
+lab-vm:          ## the same on two virtual machines, with a real kernel, ZFS and systemd; as root, needs qemu
+	@$(PYTHON) scripts/bootstrap.py --vm
+	@exec $(BIN)/middlewared lab up --vm $(ARGS)
 
 venv-test:
 	@$(PYTHON) scripts/bootstrap.py --test --netns
@@ -51,6 +55,10 @@ torture: venv-test   ## change the configuration while everything breaks, an hou
 	@TORTURE_S=$(or $(TORTURE_S),3600) TORTURE_SEED=$(or $(TORTURE_SEED),$(shell date +%s)) exec $(BIN)/pytest tests/lab/test_replication.py
 netns: venv-test     ## keepalived, nftables and the lab's fault matrix in network namespaces; NETNS_RUNS=20 times each
 	@exec $(CHECK) netns
+
+test-vm: venv-test   ## power loss, freezes, cut cables and more on two virtual machines; as root, 20 minutes
+	@$(PYTHON) scripts/bootstrap.py --vm
+	@VM_ALL=1 VM_BUILD=1 exec $(BIN)/python -m pytest -s tests/vm $(ARGS)
 
 rewrite-scenarios: venv-test  ## write the transcripts anew; look at the difference before you commit it
 	@exec $(BIN)/python -m tests.scenarios --rewrite

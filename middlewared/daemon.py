@@ -32,7 +32,7 @@ from middlewared.store.sealing import Sealing, has_sealed
 
 log = logging.getLogger(__name__)
 
-_PLUGIN_TIMEOUT_S = 30.0
+_PLUGIN_TIMEOUT_S = 90.0  # the labels of all disks may be read twice before failover knows the pools
 
 
 def run(config: Path, log_level: str) -> int:

@@ -49,6 +49,7 @@ class SystemBus:
         self._hooks: list[Hook] = []
         self._lost: list[Callable[[], None]] = []
         self._staying: asyncio.Task[None] | None = None
+        self._subscribed = False
 
     def on_connect(self, hook: Hook) -> None:
         """Run `hook` on every new connection: there it watches its signals, and reads what they will change."""
@@ -117,7 +118,14 @@ class SystemBus:
         except (SdBusBaseError, DbusFailedError) as error:
             raise _error(error, f"the signal {member}") from error
 
+    async def subscribe(self) -> None:
+        """Have systemd send its signals to this connection, which it refuses to be asked for twice. Raises BusError."""
+        if not self._subscribed:
+            await self.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "Subscribe")
+            self._subscribed = True
+
     async def _connect(self) -> None:
+        self._subscribed = False
         try:
             self._bus = sd_bus_open_system()
         except SdBusBaseError as error:

@@ -16,6 +16,10 @@ class PortError(Exception):
     """The machine refused, failed or did not answer in time; the message says which and what to do."""
 
 
+class NotYet(PortError):
+    """What was asked for is still being decided: ask again, for as long as there is time."""
+
+
 # ---------------------------------------------------------------------------------------------- network
 
 
@@ -200,12 +204,16 @@ class Pools(Protocol):
     async def pools(self) -> Sequence[Pool]:
         """All pools on the shared disks, imported or not. Raises PortError when the kernel cannot tell.
 
-        While an import is under way, also one that a dead process began, this waits or raises: it never says "not
-        imported" of a pool that may be imported in a moment.
+        While an import is under way, also one that a dead process began, this waits, or raises NotYet: it never says
+        "not imported" of a pool that may be imported in a moment.
         """
 
     def look(self) -> None:
         """Read the labels on the disks again soon: the other controller has other pools or disks than before."""
+
+    async def imported(self) -> Sequence[Pool]:
+        """The imported ones alone, by the kernel's own word, also where the disks cannot be read. Waits and raises as
+        `pools` does for an import under way."""
 
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now, a sentence; empty when it could. Only reads the disks."""

@@ -5,8 +5,9 @@ downloaded (pinned by its hash) when it must be. Nothing here needs root; as roo
 installed with apt-get, unless that would upgrade installed packages (APT_MAY_UPGRADE=1 allows it); where it cannot be
 built, the daemon runs without it.
 
-    bootstrap.py [--test] [--netns]      --test also installs what `make test` needs; --netns Debian's packages for the
-                                         lab in network namespaces, as root; without root it says what is missing
+    bootstrap.py [--test] [--netns] [--vm]   --test also installs what `make test` needs; --netns and --vm Debian's
+                                             packages for the lab in network namespaces, and for that of virtual
+                                             machines, as root; without root it says what is missing
 
 Every step prints one line; the tools' own output goes to .venv/bootstrap.log. Does nothing when nothing has changed.
 This file still parses on old Pythons, so that they are refused with a sentence and not with a syntax error.
@@ -63,7 +64,9 @@ def main() -> int:
         if not is_current(with_tests):
             build(with_tests)
         if "--netns" in sys.argv[1:]:
-            install_netns_packages()
+            install_lab_packages("the lab in network namespaces", missing_netns_packages())
+        if "--vm" in sys.argv[1:]:
+            install_lab_packages("the lab of virtual machines", missing_vm_packages())
     except Failed as failure:
         print(f"venv: {failure}", file=sys.stderr)
         return 1
@@ -185,21 +188,29 @@ def install_systemd() -> None:
 # -------------------------------------------------------------------------------------------- Debian's parts
 
 
-def install_netns_packages() -> None:
-    """What the lab in network namespaces is made of. None of it is started as a service of this machine."""
-    packages = missing_netns_packages()
+def install_lab_packages(lab: str, packages: list[str]) -> None:
+    """What a lab is made of. None of it is started as a service of this machine."""
     if not packages:
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        say(f"for the lab in network namespaces, as root: apt-get install {' '.join(packages)}")
+        say(f"for {lab}, as root: apt-get install {' '.join(packages)}")
         return
-    say(f"apt-get install {' '.join(packages)} (for the lab in network namespaces)")
+    say(f"apt-get install {' '.join(packages)} (for {lab})")
     apt("update")
     if would_upgrade(packages) and not os.environ.get("APT_MAY_UPGRADE"):
         say("left out: they would upgrade installed packages; APT_MAY_UPGRADE=1 allows it")
         return
     with services_not_started():
         apt("install", "-y", "--no-install-recommends", *packages)
+
+
+def missing_vm_packages() -> list[str]:
+    programs = {
+        "qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "mmdebstrap": "mmdebstrap", "tgtd": "tgt",
+        "ip": "iproute2", "mkfs.ext4": "e2fsprogs", "cpio": "cpio",
+    }  # fmt: skip
+    missing = [package for program, package in programs.items() if shutil.which(program) is None]
+    return missing + ([] if ctypes.util.find_library("iscsi") else ["libiscsi7"])
 
 
 def missing_netns_packages() -> list[str]:

@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[int, list[str]]] = {
     # Whatever is not named after it belongs to it, so that a new folder of tests is never left out.
     "unit": (
         900,
-        ["pytest", "tests", *(f"--ignore=tests/{name}" for name in ("contract", "scenarios", "lab", "netns"))],
+        ["pytest", "tests", *(f"--ignore=tests/{name}" for name in ("contract", "scenarios", "lab", "netns", "vm"))],
     ),
     "contract": (300, ["pytest", "tests/contract"]),
     "scenarios": (900, ["pytest", "tests/scenarios"]),
@@ -33,6 +33,7 @@ STAGES: dict[str, tuple[int, list[str]]] = {
     "simulator": (1200, ["python", "-m", "tests.simulator", "--check"]),
     "lab": (1800, ["pytest", "tests/lab"]),
     "netns": (2400, ["pytest", "tests/netns"]),
+    "vm": (1800, ["pytest", "tests/vm"]),  # two quick scenarios; all of them: make test-vm
 }
 
 

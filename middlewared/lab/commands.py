@@ -14,10 +14,12 @@ from typing import Any, NoReturn
 
 from middlewared.lab import ledger, properties
 from middlewared.lab.netns.layout import CLIENT, NETNS, PREFIX, SHELF
-from middlewared.lab.places import LINKS, NODES, LabError, Places, default_directory
+from middlewared.lab.places import LINKS, LOOPBACK, NODES, LabError, Layout, Places, default_directory
+from middlewared.lab.vm.inside import inside, is_virtual, read_ledger
+from middlewared.lab.vm.layout import PREFIX as VM_PREFIX
+from middlewared.lab.vm.layout import VM
 from middlewared.lines import LineClient, LineError, LineLost
 
-_HEALTHY_TIMEOUT_S = 30.0
 _GONE_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 _CALL_TIMEOUT_MS = 15_000
@@ -72,7 +74,7 @@ def main(argv: list[str]) -> int:
         if arguments.command == "status":
             return _status(places, as_json=arguments.json)
         if arguments.command == "exec":
-            return _exec(arguments.words)
+            return _exec(places, arguments.words)
         if arguments.command == "ledger":
             return _ledger(places)
         return _tell(places, arguments)
@@ -112,6 +114,11 @@ def _parser() -> argparse.ArgumentParser:
         "--netns",
         action="store_true",
         help="in network namespaces, with keepalived, nftables and an iSCSI target for real; needs root",
+    )
+    up.add_argument(
+        "--vm",
+        action="store_true",
+        help="two virtual machines with a real kernel, ZFS and systemd; needs root and qemu",
     )
     add("down", "end the lab")
     add("status", "show controllers, links and disks").add_argument("--json", action="store_true", help="for programs")
@@ -161,12 +168,24 @@ def _unknown(word: str, known: list[str]) -> str:
 
 
 def _up(places: Places, arguments: argparse.Namespace) -> int:
+    if arguments.vm:
+        from middlewared.lab.vm.prepare import ensure
+
+        asyncio.run(ensure(lambda text: print(f"  {text}", flush=True)))
     if arguments.detach:
-        return asyncio.run(_up_detached(places, ["--netns"] if arguments.netns else []))
+        return asyncio.run(_up_detached(dataclasses.replace(places, layout=_layout(arguments)), _kind(arguments)))
     from middlewared.lab.supervisor import run  # all of the lab: other subcommands start faster without
 
-    asyncio.run(run(dataclasses.replace(places, layout=NETNS) if arguments.netns else places))
+    asyncio.run(run(dataclasses.replace(places, layout=_layout(arguments))))
     return 0
+
+
+def _layout(arguments: argparse.Namespace) -> Layout:
+    return VM if arguments.vm else NETNS if arguments.netns else LOOPBACK
+
+
+def _kind(arguments: argparse.Namespace) -> list[str]:
+    return ["--vm"] if arguments.vm else ["--netns"] if arguments.netns else []
 
 
 async def _up_detached(places: Places, kind: list[str]) -> int:
@@ -179,7 +198,8 @@ async def _up_detached(places: Places, kind: list[str]) -> int:
             stderr=log,
             start_new_session=True,
         )
-    deadline_s = time.monotonic() + _HEALTHY_TIMEOUT_S
+    healthy_s_max = places.layout.healthy_s_max
+    deadline_s = time.monotonic() + healthy_s_max
     trouble = "it has not started"
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
@@ -191,7 +211,7 @@ async def _up_detached(places: Places, kind: list[str]) -> int:
             return 0
         await asyncio.sleep(_POLL_S)
     print(
-        f"middlewared lab: it runs, but is not healthy after {_HEALTHY_TIMEOUT_S:.0f} s: {trouble}.\n"
+        f"middlewared lab: it runs, but is not healthy after {healthy_s_max} s: {trouble}.\n"
         f"See `middlewared lab status` and the logs in {places.directory}; `middlewared lab down` ends it.",
         file=sys.stderr,
     )
@@ -236,19 +256,26 @@ def _down(places: Places) -> int:
 # ---------------------------------------------------------------------------------------------- the rest
 
 
-def _exec(words: list[str]) -> int:
+def _exec(places: Places, words: list[str]) -> int:
     if len(words) < 2 or words[0] not in (CLIENT, *NODES):
         print("middlewared lab exec: write client, a or b, and a command", file=sys.stderr)
         return 2
-    if os.geteuid() != 0 or not Path(f"/run/netns/{PREFIX}-{words[0]}").exists():
+    virtual = is_virtual(places)
+    if virtual and words[0] in NODES:
+        print(asyncio.run(inside(places, words[0], *words[1:])), end="")
+        return 0
+    space = f"{VM_PREFIX if virtual else PREFIX}-{words[0]}"
+    if os.geteuid() != 0 or not Path(f"/run/netns/{space}").exists():
         raise LabError(
             f"{words[0]} has no network namespace: is `middlewared lab up --netns` running, and are you root?"
         )
-    return subprocess.run(["ip", "netns", "exec", f"{PREFIX}-{words[0]}", *words[1:]], check=False).returncode
+    return subprocess.run(["ip", "netns", "exec", space, *words[1:]], check=False).returncode
 
 
 def _ledger(places: Places) -> int:
     """Reads what lies on the disks and in the controllers' notes; the lab may be running, or over."""
+    if is_virtual(places):
+        return _virtual_ledger(places)
     files = sorted((places.directory / SHELF).glob("disk*.img"))
     if not files:
         raise LabError(f"there is no ledger in {places.directory}: the lab with --netns writes one")
@@ -262,6 +289,19 @@ def _ledger(places: Places) -> int:
     print(f"{len(notes)} records acknowledged on {len(files)} disks, in imports by {', '.join(imports) or 'nobody'}")
     print("\n".join(problems) or "all of them are there, and nobody wrote out of turn")
     return 1 if problems else 0
+
+
+def _virtual_ledger(places: Places) -> int:
+    """The file in the pool, and the client's notes; whoever is MASTER reads it."""
+    status = asyncio.run(_ask_room(places, "status"))
+    masters = [node for node, row in status["controllers"].items() if row["role"] == "MASTER"]
+    if not masters:
+        raise LabError("no controller is MASTER: nobody can read the pool")
+    found = asyncio.run(read_ledger(places, masters[0]))
+    servers = sorted({note.node.upper() for note in found.notes})
+    print(f"{len(found.notes)} records acknowledged by {', '.join(servers) or 'nobody'}")
+    print("\n".join(found.problems) or "all of them are in the pool, and none is torn")
+    return 1 if found.problems else 0
 
 
 def _status(places: Places, *, as_json: bool) -> int:

@@ -125,6 +125,8 @@ class Control:
 
     async def _set(self, args: dict[str, Any]) -> None:
         key, word = args["key"], args["value"]
+        if self._room.places.layout.drivers == "linux":
+            raise LabError("these machines are real ones: change things inside, with `middlewared lab exec a|b …`")
         if key == "pools":
             if word not in properties.POOLS:
                 raise LabError(f"pools takes {' or '.join(properties.POOLS)}")

@@ -156,7 +156,7 @@ def fill(transaction: Transaction, layout: Layout = LOOPBACK) -> None:
     """A pair as its administrator would set it up."""
     virtual = [f"{layout.virtual[0]}/{PREFIX_LENGTH}"]
     # Where adverts are real packets, they go from one controller's own address to the other's.
-    unicast = layout.kind == "netns"
+    unicast = layout.kind != "loopback"
     own = {node.upper(): [f"{layout.addresses[node]['eth0']}/{PREFIX_LENGTH}"] for node in NODES} if unicast else {}
     for name, critical, group, addresses in (("eth0", 1, 1, virtual), ("eth1", 0, None, [])):
         transaction.execute(
@@ -164,7 +164,7 @@ def fill(transaction: Transaction, layout: Layout = LOOPBACK) -> None:
             " VALUES (?, ?, ?, ?, ?, ?)",
             (name, critical, group, "", json.dumps(addresses), json.dumps(own if addresses else {})),
         )
-    for service in ("iscsi", "nfs"):
+    for service in layout.services:
         transaction.execute(
             "INSERT INTO service_config (name, enabled) VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET enabled = 1",
             (service,),

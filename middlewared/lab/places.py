@@ -39,6 +39,8 @@ class Layout:
     heartbeat: Mapping[str, str]  # by node
     virtual: tuple[str, ...]  # the first is configured from the start, on eth0
     disks: int
+    services: tuple[str, ...] = ("iscsi", "nfs")  # of the pair
+    healthy_s_max: int = 30  # from power on to a healthy pair
 
 
 LOOPBACK = Layout(

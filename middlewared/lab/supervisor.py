@@ -57,6 +57,10 @@ def _surroundings(places: Places) -> Surroundings:
         from middlewared.lab.netns.around import Namespaces  # the loopback lab needs none of it
 
         return Namespaces(places)
+    if places.layout.kind == "vm":
+        from middlewared.lab.vm.around import VirtualMachines
+
+        return VirtualMachines(places)
     return Loopback(places)
 
 

@@ -30,7 +30,7 @@ from middlewared.plugins.failover.sync import ConfigSync
 from middlewared.plugins.failover.unfinished import UnfinishedFile
 from middlewared.plugins.failover.wire import from_wire
 from middlewared.plugins.failover.worker import Worker
-from middlewared.ports import PortError, VrrpInstance
+from middlewared.ports import Pools, PortError, VrrpInstance
 
 log = logging.getLogger(__name__)
 
@@ -179,13 +179,12 @@ class FailoverController:
             log.error("the keeper of the reservations (fenced) does not answer: going on without")
         while self._ports.platform.identity().booting and not self._ports.fencing.state().held:
             await self._next_change()
+        imported, complete = await look_at_pools(self._ports.pools)
         try:
-            pools = await self._ports.pools.pools()
-            imported, complete = any(pool.imported for pool in pools), all(pool.imported for pool in pools)
             is_open = await self._ports.firewall.allowed()
         except PortError as error:
-            log.error("this machine cannot say what is imported: %s", error)
-            imported, complete, is_open = True, False, False  # unknown counts as imported
+            log.error("the packet filter counts as shut: %s", error)
+            is_open = False
         self._ready = True
         self._context.ready = True
         self._context.bus.emit(BusEvent("system.ready", "added"))
@@ -289,3 +288,18 @@ def _shown(facts: Facts) -> object:
 def _limits(context: Context) -> Limits:
     own = context.settings.failover
     return Limits(import_ms=own.import_ms_max, export_ms=own.export_ms_max, services_ms=own.services_ms_max)
+
+
+async def look_at_pools(ports: Pools) -> tuple[bool, bool]:
+    """Whether some pool is imported, and whether all are. Unknown counts as imported: that alone is a reason to reset,
+    so that disks whose labels cannot be read in time must not look like it."""
+    try:
+        pools = await ports.pools()
+        return any(pool.imported for pool in pools), all(pool.imported for pool in pools)
+    except PortError as error:
+        log.error("the pools on the disks are not known: %s", error)
+    try:
+        return bool(await ports.imported()), False
+    except PortError as error:
+        log.error("this machine cannot say what is imported: %s", error)
+        return True, False

@@ -11,12 +11,13 @@ from middlewared.peer.link import PeerLink
 from middlewared.plugins.failover.events import Done
 from middlewared.plugins.failover.state import Phase
 from middlewared.plugins.failover.unfinished import Unfinished
-from middlewared.ports import FenceCode, PortError, Ports
+from middlewared.ports import FenceCode, NotYet, Pool, PortError, Ports
 from middlewared.store.database import Store
 
 log = logging.getLogger(__name__)
 
 _HAND_OVER_TIMEOUT_S = 40.0  # a little less than Limits.ask_ms: the other's answer should win
+_ASK_AGAIN_S = 0.1
 _ORDERS = "SELECT name, start_order FROM service_config"
 
 
@@ -154,13 +155,22 @@ class Worker:
         return _sentence(await self._in_order(running, orders, self._ports.services.stop))
 
     async def _export(self) -> str:
-        pools = [pool for pool in await self._ports.pools.pools() if pool.imported]
+        pools = await self._imported()
         return _sentence(await _all((pool.name, self._ports.pools.export_pool(pool.guid)) for pool in pools))
 
     async def _verify(self) -> str:
         """Re-read the authoritative state: what the kernel has, not what the export said (DESIGN S2)."""
-        left = [pool.name for pool in await self._ports.pools.pools() if pool.imported]
+        left = [pool.name for pool in await self._imported()]
         return f"still imported: {', '.join(left)}" if left else ""
+
+    async def _imported(self) -> Sequence[Pool]:
+        """An import under way is waited for, and exported then; the deadline of the phase ends that by a reset."""
+        while True:
+            try:
+                return await self._ports.pools.imported()
+            except NotYet as error:
+                log.info("giving up the pools: %s", error)
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _release(self) -> str:
         await self._ports.fencing.release()

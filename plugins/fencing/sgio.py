@@ -4,6 +4,7 @@ Never /dev/sdX: closing one that was open for writing makes udev read the partit
 takeover (shared/VMLAB.md, section 2).
 """
 
+import asyncio
 import ctypes
 import os
 import struct
@@ -26,6 +27,7 @@ _RESET_UNIT = 0x101  # SG_SCSI_RESET_DEVICE | SG_SCSI_RESET_NO_ESCALATE: this un
 _HEADER = struct.Struct("@iiBBHIPPPIIiPBBBBHHiII0P")  # sg_io_hdr_t, 88 bytes
 _INTERFACE = ord("S")
 _TO_NOBODY, _TO_DEVICE, _FROM_DEVICE = -1, -2, -3  # SG_DXFER_*
+_RESET_AGAIN_S = 0.002
 _LATE_MS = 250  # what the kernel may take beyond its own time-out before the thread is written off
 
 # include/scsi/scsi_status.h
@@ -158,15 +160,25 @@ class SgTransport:
         return await self._run(lambda: send(ioctl, node, cdb, data, expected, timeout_ms), timeout_ms)
 
     async def lun_reset(self, timeout_ms: int) -> None:
+        """Waits for its turn: while one unit of an adapter is reset, the kernel refuses to reset another (EAGAIN), and
+        a takeover resets them all at once."""
         node, ioctl = self.node, self.ioctl
 
-        def reset() -> None:
+        def reset() -> bool:
             try:
                 ioctl(node.fd, SG_SCSI_RESET, bytearray(struct.pack("i", _RESET_UNIT)))
+            except BlockingIOError:
+                return False
             except OSError as error:
                 raise TransportError(f"{node.path}: LOGICAL UNIT RESET: {error.strerror}") from error
+            return True
 
-        await self._run(reset, timeout_ms)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + timeout_ms / 1000
+        while not await self._run(reset, timeout_ms):
+            if loop.time() >= ends_s:
+                raise TransportError(f"{node.path}: LOGICAL UNIT RESET: the adapter was busy for {timeout_ms} ms")
+            await asyncio.sleep(_RESET_AGAIN_S)
 
     async def _run(self, call: Callable[[], T], timeout_ms: int) -> T:
         try:

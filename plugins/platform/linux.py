@@ -91,7 +91,7 @@ class LinuxPlatform(Platform):
             self._take(replace(self._identity, booting=False))
 
         self._slot = await self._bus.watch(*manager, "StartupFinished", finished)
-        await self._bus.call(*manager, "Subscribe")
+        await self._bus.subscribe()
         state = await self._bus.get(*manager, "SystemState")
         self._take(replace(self._identity, booting=state in _BOOTING))
 

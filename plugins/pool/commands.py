@@ -39,13 +39,14 @@ class ZfsCommands:
     altroot: str = "/mnt"
     timeout_ms: int = 15_000
     quick_ms: int = 3_000
+    scan_ms: int = 25_000  # reads the labels of all disks; twice that is less than a plugin may take to start
 
     # ------------------------------------------------------------------------------------------ asking
 
     async def importable(self) -> list[Importable]:
         """Pools on the disks that are not imported here: reads the labels of all disks, writes nothing."""
         command = (self.zpool, "import", *self._searched())
-        ended = await self._run(*command)
+        ended = await self._run(*command, timeout_ms=self.scan_ms)
         if listing.NOTHING_TO_IMPORT in ended.stderr + ended.stdout:
             return []
         if ended.status != 0:

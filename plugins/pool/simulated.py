@@ -29,6 +29,9 @@ class SimulatedPools(Pools):
     def look(self) -> None:
         """Nothing: the lab's pool is known as soon as its disks are seen."""
 
+    async def imported(self) -> Sequence[Pool]:
+        return [pool for pool in await self.pools() if pool.imported]
+
     async def trouble(self, guid: str) -> str:
         return str(await self._machine.call("pool_trouble", guid=guid))
 

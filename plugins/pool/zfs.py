@@ -19,7 +19,7 @@ from middlewared.plugins.pool.examination import examine
 from middlewared.plugins.pool.known import Known, is_local, merge, nodes, serials_of
 from middlewared.plugins.pool.listing import Importable
 from middlewared.plugins.pool.material import material
-from middlewared.ports import Dataset, Finding, Listener, Pool, Pools, PortError
+from middlewared.ports import Dataset, Finding, Listener, NotYet, Pool, Pools, PortError
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class ZfsPools(Pools):
     # ------------------------------------------------------------------------------------------ what there is
 
     async def pools(self) -> Sequence[Pool]:
-        """As the port says. Waits `import_wait_ms` for an import under way, then raises PortError."""
+        """As the port says. Waits `import_wait_ms` for an import under way, then raises NotYet."""
         failure: PortError | None = None
-        if self._known is None:
+        if not self._known:  # nothing found before proves nothing: disks that were just being fenced show no labels
             try:
                 await self._scan(first=True)
             except PortError as error:
@@ -112,6 +112,10 @@ class ZfsPools(Pools):
 
     def look(self) -> None:
         self._rescan.set()
+
+    async def imported(self) -> Sequence[Pool]:
+        """As the port says."""
+        return await self._imported()
 
     async def trouble(self, guid: str) -> str:
         """Why the pool could not be imported here now; empty also when it is imported. Raises PortError."""
@@ -250,7 +254,7 @@ class ZfsPools(Pools):
             raise PortError("the kernel lists no pools: ZFS is not loaded; modprobe zfs") from error
 
     async def _settled(self) -> dict[str, str]:
-        """The imported pools, read while no import was under way. Raises PortError when one does not end in time."""
+        """The imported pools, read while no import was under way. Raises NotYet when one does not end in time."""
         try:
             async with asyncio.timeout(self._timing.import_wait_ms / 1000):
                 while True:
@@ -260,7 +264,7 @@ class ZfsPools(Pools):
                         return states
         except TimeoutError:
             self._unsettled = True
-            raise PortError("an import is under way: whether it succeeds is not known yet") from None
+            raise NotYet("an import is under way: whether it succeeds is not known yet") from None
 
     async def _attended(self) -> list[str]:
         """What any process imports now."""
@@ -344,7 +348,7 @@ class ZfsPools(Pools):
     async def _scan(self, *, first: bool = False) -> None:
         """Read the labels of all disks. Raises PortError, and then what was known stays known."""
         async with self._scanning:
-            if first and self._known is not None:
+            if first and self._known:
                 return
             found = [pool for pool in await self._commands.importable() if self._is_shared(pool)]
             self._known = merge(

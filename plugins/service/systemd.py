@@ -203,7 +203,7 @@ class SystemdServices(Services):
             await self._bus.watch(*manager, "JobRemoved", self._job_removed),
             await self._bus.watch(*manager, "Reloading", self._reloading),
         ]
-        await self._bus.call(*manager, "Subscribe")  # otherwise systemd sends no signals
+        await self._bus.subscribe()
         self._connected = True
         await asyncio.gather(*(self._look(unit) for unit in self._units.values()))
         self._tell()

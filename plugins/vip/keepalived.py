@@ -42,7 +42,7 @@ JOIN_MS = 1_000  # and _JOIN_ADVERTS adverts: until the new family has found its
 _JOIN_ADVERTS = 4
 _JOIN_POLL_MS = 20
 _POLL_MS = 5
-_PROGRAM_MS = 2_000
+_PROGRAM_MS = 10_000  # of a program that only answers; a machine that has just booted is busy
 
 
 class KeepalivedVirtualIps(VirtualIps):

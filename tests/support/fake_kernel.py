@@ -76,7 +76,9 @@ class NvmePassthruCmd(ctypes.Structure):
 class SgKernel:
     """SG_IO and SG_SCSI_RESET on the nodes of one controller; behind each is a unit of the shelf.
 
-    The faults: `host_status` of every command, `hung` paths that answer nobody until `thaw`, `gone` ones.
+    The faults: `host_status` of every command, `hung` paths that answer nobody until `thaw`, `gone` ones; and `busy`:
+    that many resets find the adapter at another unit's reset, which a node opened without blocking is told by EAGAIN
+    (scsi_ioctl_block_when_processing_errors of the kernel).
     """
 
     def __init__(self, shelf: Shelf, units: dict[str, tuple[str, int]]) -> None:
@@ -84,6 +86,7 @@ class SgKernel:
         self.shelf = shelf
         self.units = units
         self.host_status = 0
+        self.busy = 0
         self.old_kernel = False  # before 6.1: comments on the device's answer in host_status
         self.hung: set[str] = set()
         self.gone: set[str] = set()
@@ -100,6 +103,9 @@ class SgKernel:
         if request == 0x2284:
             (what,) = struct.unpack("i", buffer)
             assert what == 0x101, "the unit alone, and never the bus"
+            if self.busy:
+                self.busy -= 1
+                raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
             self.resets.append(node)
             self.shelf.lun_reset(initiator, lun)
             return 0

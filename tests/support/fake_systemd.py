@@ -1,8 +1,9 @@
 """A service manager for tests: `python fake_systemd.py STATE UNITS`, on the bus that DBUS_SYSTEM_BUS_ADDRESS names.
 
 A process of its own, as systemd is. UNITS is a JSON object: name -> how the unit behaves (see `Behaviour`). Faithful in
-what our drivers rely on, org.freedesktop.systemd1(5): signals only after Subscribe, an answer before what the job
-changes, JobRemoved after the unit's own change, equal jobs merged, other ones replaced, names of errors.
+what our drivers rely on, org.freedesktop.systemd1(5): signals only after Subscribe, which each connection may ask for
+once, an answer before what the job changes, JobRemoved after the unit's own change, equal jobs merged, other ones
+replaced, names of errors.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from sdbus import (
     dbus_property_async,
     dbus_signal_async,
     encode_object_path,
+    get_current_message,
     sd_bus_open_system,
 )
 from sdbus.dbus_exceptions import DbusFailedError
@@ -33,6 +35,10 @@ class NoSuchUnit(DbusFailedError):
 
 class UnitMasked(DbusFailedError):
     dbus_error_name = "org.freedesktop.systemd1.UnitMasked"
+
+
+class AlreadySubscribed(DbusFailedError):
+    dbus_error_name = "org.freedesktop.systemd1.AlreadySubscribed"
 
 
 @dataclass
@@ -109,12 +115,17 @@ class Unit(DbusInterfaceCommonAsync, interface_name=UNIT):  # type: ignore[call-
 class Manager(DbusInterfaceCommonAsync, interface_name="org.freedesktop.systemd1.Manager"):  # type: ignore[call-arg]  # as above
     def __init__(self, bus: SdBus, state: str, behaviours: dict[str, Any]) -> None:
         super().__init__()
-        self.bus, self.state, self.subscribed, self.last_job = bus, state, False, 0
+        self.bus, self.state, self.last_job = bus, state, 0
+        self.subscribers: set[str | None] = set()
         self.units: dict[str, Unit] = {}
         self.aliases: dict[str, str] = {}
         for name, values in behaviours.items():
             self.unit(name).behaviour = Behaviour(**values)
             self.aliases[name] = values.get("alias_of", "")
+
+    @property
+    def subscribed(self) -> bool:
+        return bool(self.subscribers)
 
     def unit(self, name: str) -> Unit:
         name = self.aliases.get(name) or name
@@ -134,7 +145,11 @@ class Manager(DbusInterfaceCommonAsync, interface_name="org.freedesktop.systemd1
 
     @dbus_method_async()
     async def subscribe(self) -> None:
-        self.subscribed = True
+        """Once a connection, as the real one has it."""
+        sender = get_current_message().sender
+        if sender in self.subscribers:
+            raise AlreadySubscribed("Client is already subscribed.")
+        self.subscribers.add(sender)
 
     @dbus_method_async("s", "o")
     async def load_unit(self, name: str) -> str:

@@ -24,10 +24,10 @@ POLL_S = 0.02
 COMMAND = [sys.executable, "-m", "middlewared", "lab"]
 
 
-def run(*words: str, directory: Path) -> subprocess.CompletedProcess[str]:
+def run(*words: str, directory: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
     """One `middlewared lab` command."""
     return subprocess.run(
-        [*COMMAND, *words, "--dir", str(directory)], capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *words, "--dir", str(directory)], capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
@@ -61,6 +61,10 @@ def running(*words: str, layout: Layout = LOOPBACK) -> Iterator[Places]:
 
 class Lab:
     """A test's hands and eyes: the control socket, the controllers' APIs, and what the room said."""
+
+    patience_s = PATIENCE_S
+    ask_s = 2.0  # for one answer
+    poll_s = POLL_S
 
     def __init__(self, places: Places) -> None:
         self.places = places
@@ -99,7 +103,8 @@ class Lab:
         layout = self.places.layout
         url = f"ws://{layout.virtual[0]}:{layout.port}"
         try:
-            async with asyncio.timeout(2), Client(url, timeout_s=2, connect_timeout_s=2) as client:
+            limits = {"timeout_s": self.ask_s, "connect_timeout_s": self.ask_s}
+            async with asyncio.timeout(self.ask_s), Client(url, **limits) as client:
                 await client.login_password(USER, PASSWORD)
                 return str(await client.call("failover.node")).lower()
         except (ClientError, CallError, OSError, TimeoutError):
@@ -116,9 +121,9 @@ class Lab:
     async def until(self, what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         """Wait until it holds, or fail with what was waited for and what the room saw."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self.patience_s):
                 while not await holds():
-                    await asyncio.sleep(POLL_S)
+                    await asyncio.sleep(self.poll_s)
         except TimeoutError:
             said = "\n".join(text for _, text in self.news[-30:])
             views = {node: (await self.status(node), await self.reasons(node)) for node in NODES}
@@ -179,7 +184,7 @@ class Lab:
 
     async def _ask(self, node: str, method: str) -> Any:
         try:
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(self.ask_s):
                 return await self.call(node, method)
         except (ClientError, CallError, OSError, TimeoutError):
             return None

@@ -1,7 +1,8 @@
-"""Prints who holds which disk of the lab's shelf, as JSON (`python -m middlewared.lab.netns.holders`)."""
+"""Prints who holds which disk of the lab's shelf, as JSON (`python -m middlewared.lab.netns.holders [DISKS]`)."""
 
 import asyncio
 import json
+import sys
 
 from middlewared.lab.netns.layout import DISKS, PORTAL
 from middlewared.plugins.fencing.iscsi import IscsiSource, IscsiTransport
@@ -13,14 +14,14 @@ _TIMEOUT_MS = 1_000
 _NAMES = {number: letter.lower() for letter, number in HOST_IDS.items()}
 
 
-async def holders() -> dict[int, str | None]:
+async def holders(count: int = DISKS) -> dict[int, str | None]:
     """By disk; None: nobody, or it does not answer."""
     source = IscsiSource([PORTAL], "iqn.2026-11.org.middlewared.lab:onlooker")
     await source.start()
     disks = list(source.disks().values())
     readings, _ = await read_all(disks, _TIMEOUT_MS)
     await source.stop()
-    found: dict[int, str | None] = dict.fromkeys(range(DISKS))
+    found: dict[int, str | None] = dict.fromkeys(range(count))
     for disk in disks:
         held = readings[disk.serial].reservation if disk.serial in readings else None
         path = disk.paths[0]
@@ -30,4 +31,4 @@ async def holders() -> dict[int, str | None]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(holders())))
+    print(json.dumps(asyncio.run(holders(*map(int, sys.argv[1:2])))))

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,13 +10,15 @@ import pytest
 
 from middlewared.alerts import Alerts
 from middlewared.bus import Bus
+from middlewared.plugins.failover import worker
 from middlewared.plugins.failover.events import Done
 from middlewared.plugins.failover.state import Phase
 from middlewared.plugins.failover.unfinished import UnfinishedFile
 from middlewared.plugins.failover.worker import Worker
-from middlewared.ports import PortError
+from middlewared.ports import NotYet, Pool, PortError
 from middlewared.store.database import Store
 
+TANK = Pool("tank", "17", True, "ONLINE")
 SERVICES = [  # name, enabled, start_order, critical
     ("smb", 1, 20, 1),
     ("nfs", 1, 10, 1),
@@ -194,3 +196,41 @@ async def test_one_that_does_not_stop_does_not_keep_the_others_running(store: St
     done = await site.perform(Phase.STOPPING)
     assert (done.ok, done.detail) == (False, "smb: smb.service failed")
     assert site.machine.running["nfs"] is False
+
+
+class Kernel:
+    """Its lists of imported pools, one after the other; NotYet: an import is under way."""
+
+    def __init__(self, *lists: list[Pool] | PortError) -> None:
+        self.lists = list(lists)
+        self.exported: list[str] = []
+
+    async def imported(self) -> Sequence[Pool]:
+        seen = self.lists.pop(0)
+        if isinstance(seen, PortError):
+            raise seen
+        return seen
+
+    async def export_pool(self, guid: str) -> None:
+        self.exported.append(guid)
+
+
+@pytest.mark.parametrize(
+    ("lists", "exported", "trouble"),
+    [
+        ([NotYet("an import is under way"), [TANK], []], ["17"], ""),
+        ([[TANK], NotYet("an import is under way"), [TANK]], ["17"], "still imported: tank"),
+        ([NotYet("an import is under way"), [], []], [], ""),
+        ([PortError("ZFS is not loaded"), []], [], "ZFS is not loaded"),
+    ],
+)
+async def test_an_import_under_way_is_waited_for_and_exported(
+    store: Store, monkeypatch: pytest.MonkeyPatch, lists: list[Any], exported: list[str], trouble: str
+) -> None:
+    """A network link that flapped during an import must not cost a reset."""
+    monkeypatch.setattr(worker, "_ASK_AGAIN_S", 0)
+    site, kernel = Site(store), Kernel(*lists)
+    monkeypatch.setattr(site.worker._ports, "pools", kernel, raising=False)
+    found = [await site.perform(phase) for phase in (Phase.EXPORTING, Phase.VERIFYING)]
+    assert [done.detail for done in found if not done.ok] == ([trouble] if trouble else [])
+    assert kernel.exported == exported

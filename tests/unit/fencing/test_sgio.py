@@ -86,6 +86,19 @@ async def test_a_reset_is_of_the_unit(kernel: SgKernel, transport: SgTransport, 
     assert queued.aborted
 
 
+async def test_resets_of_one_adapter_wait_for_each_other(kernel: SgKernel, transport: SgTransport) -> None:
+    kernel.busy = 3
+    await transport.lun_reset(TIMEOUT_MS)
+    assert (kernel.resets, kernel.busy) == (["sg0"], 0)
+
+
+async def test_an_adapter_that_stays_busy_is_told(kernel: SgKernel, transport: SgTransport) -> None:
+    kernel.busy = 1_000_000
+    with pytest.raises(TransportError, match="the adapter was busy for 20 ms"):
+        await transport.lun_reset(20)
+    assert kernel.resets == []
+
+
 async def test_a_thread_that_hangs_is_written_off(kernel: SgKernel, transport: SgTransport, tmp_path: Path) -> None:
     kernel.hung.add("sg0")
     for _ in range(3):

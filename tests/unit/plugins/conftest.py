@@ -55,6 +55,9 @@ class FakeMachine:
         self._check()
         return self.pool_list
 
+    async def imported(self) -> Sequence[Pool]:
+        return [pool for pool in await self.pools() if pool.imported]
+
     def identity(self) -> Identity:
         return self.identity_now
 

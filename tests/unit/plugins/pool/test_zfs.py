@@ -30,6 +30,16 @@ async def test_no_pool_at_all(driver: ZfsPools) -> None:
     assert await driver.pools() == []
 
 
+async def test_a_scan_that_found_nothing_is_not_believed_for_long(zfs: FakeZfs, driver: ZfsPools) -> None:
+    """Disks that are being fenced show no labels; a takeover that believed it would lead without pools."""
+    assert await driver.pools() == []
+    tank(zfs)
+    assert await driver.pools() == [EXPORTED]
+    assert await driver.pools() == [EXPORTED]
+    scans = [line for line in zfs.commands() if line == "zpool import"]
+    assert len(scans) == 2  # what was found is remembered
+
+
 async def test_pools_imported_and_not(zfs: FakeZfs, driver: ZfsPools) -> None:
     tank(zfs, imported=True)
     zfs.pool("dozer", guid="18", devices=["sdb"])
@@ -126,6 +136,7 @@ async def test_disks_that_cannot_be_read_are_an_error_while_nothing_is_imported(
     driver = ZfsPools(watch, commands=broken, timing=QUICK)
     with pytest.raises(PortError, match="cannot be run"):
         await driver.pools()
+    assert await driver.imported() == []  # which the kernel alone tells
 
 
 # ---------------------------------------------------------------------------------------------- import

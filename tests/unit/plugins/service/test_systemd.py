@@ -8,6 +8,7 @@ import pytest
 from support.private_bus import PrivateBus, needs_dbus
 
 from middlewared.dbus import SystemBus
+from middlewared.plugins.platform.linux import LinuxPlatform
 from middlewared.plugins.service.systemd import SystemdServices
 from middlewared.ports import Finding, PortError
 
@@ -210,3 +211,16 @@ async def test_examining_without_a_bus(tmp_path: Path, monkeypatch: pytest.Monke
     assert [found.ok for found in await site.services.examine()] == [False]
     with pytest.raises(PortError, match="No such file or directory"):
         await site.bus.start()
+
+
+async def test_one_connection_serves_several_drivers(bus: PrivateBus, tmp_path: Path) -> None:
+    """systemd refuses a second subscription of a connection; each driver needs its signals."""
+    shared = SystemBus()
+    services = SystemdServices(shared, {"nfs": "nfs-server.service"})
+    LinuxPlatform(shared, "A", tmp_path)
+    await shared.start()
+    try:
+        await services.start("nfs")
+        assert services.states() == {"nfs": True}
+    finally:
+        await shared.stop()

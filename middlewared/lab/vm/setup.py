@@ -1,0 +1,213 @@
+"""What an administrator does on two fresh machines: addresses, disks, a pool, the package's settings, and its units."""
+
+import asyncio
+import io
+import tarfile
+import time
+from pathlib import Path
+
+from middlewared.lab.places import HEARTBEAT_NIC, Places, other, serial
+from middlewared.lab.vm.image import PREFIX
+from middlewared.lab.vm.layout import (
+    DISKS,
+    HOST_ID,
+    MANAGEMENT_NIC,
+    NICS,
+    POOL,
+    PORTAL,
+    PREFIX_LENGTH,
+    SAN_NIC,
+    VM,
+    address,
+)
+from middlewared.lab.vm.wires import Agent
+
+CONFIG = "etc/middlewared/middlewared.toml"
+STATE = "var/lib/middlewared"
+_PROGRAMS = {"middlewared": "middlewared.__main__", "midctl": "middlewared.cli.main"}  # pyproject.toml: scripts
+_PROGRAM = "#!/{prefix}/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
+_SLOW_S = 300.0
+
+_SETTINGS = """\
+node = "{letter}"
+hostname = "controller-{node}"
+drivers = "linux"
+
+[api]
+listen = ["0.0.0.0:{port}"]
+listen_tls = ["0.0.0.0:{port_tls}"]
+port = {port}
+port_tls = {port_tls}
+certificate = "/{state}/api.pem"
+
+[peer]
+listen = "{heartbeat}:{port_heartbeat}"
+connect = "{peer}:{port_heartbeat}"
+
+# Everything here is emulated, and takes ten times as long as it would.
+heartbeat_ms = 1000
+timeout_ms = 10000
+
+[fence]
+heartbeat_ms = 500
+alive_ms = 1500
+lost_ms = 8000
+
+[failover]
+import_ms_max = 300000
+export_ms_max = 120000
+services_ms_max = 120000
+
+[platform]
+serial = "{serial}"
+
+[network]
+heartbeat = "{heartbeat_nic}"
+ignored = ["{san}", "{management}"]
+"""
+
+_UNITS = {
+    "ledger.service": """\
+[Unit]
+Description=The lab's workload: a ledger in the pool
+
+[Service]
+ExecStart=/opt/middlewared/bin/python -m middlewared.lab.vm.ledger serve /mnt/{pool}/ledger
+Restart=on-failure
+RestartSec=2
+TimeoutStopSec=5
+""",
+    "lab-witness.service": """\
+[Unit]
+Description=Tells the lab what this machine has
+DefaultDependencies=no
+After=systemd-udev-settle.service local-fs.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/opt/middlewared/bin/python -m middlewared.lab.vm.witness
+Restart=always
+RestartSec=500ms
+
+[Install]
+WantedBy=multi-user.target
+""",
+}
+
+
+def settings_text(node: str) -> str:
+    """The settings file of a controller. Its state folder, with what pairing made, comes from lab/files.py."""
+    return _SETTINGS.format(
+        node=node,
+        letter=node.upper(),
+        state=STATE,
+        port=VM.port,
+        port_tls=VM.port_tls,
+        port_heartbeat=VM.port_heartbeat,
+        heartbeat=VM.heartbeat[node],
+        peer=VM.heartbeat[other(node)],
+        heartbeat_nic=HEARTBEAT_NIC,
+        san=SAN_NIC,
+        management=MANAGEMENT_NIC,
+        serial=serial(node),
+    )
+
+
+async def connect(agent: Agent, node: str) -> None:
+    """Names, addresses and kernel modules of a machine that booted for the first time. Raises WireError."""
+    interfaces = "".join(
+        f"auto {nic}\niface {nic} inet static\n  address {address(node, nic)}/{PREFIX_LENGTH}\n" for nic in NICS
+    )
+    await agent.run("tee", "/etc/network/interfaces.d/lab", stdin=interfaces.encode())
+    await agent.script(
+        f"""
+        echo controller-{node} > /etc/hostname
+        zgenhostid -f {HOST_ID[node]}
+        echo InitiatorName=iqn.2026-11.org.middlewared.lab:{node} > /etc/iscsi/initiatorname.iscsi
+        modprobe -a zfs iscsi_tcp sg nf_tables
+        ifup -a
+        systemctl start iscsid
+        """,
+        timeout_s=_SLOW_S,
+    )
+
+
+async def log_in(agent: Agent) -> None:
+    """To the shelf, now and at every boot. Raises WireError when not all disks appear."""
+    portal, _, target = PORTAL.partition("/")
+    await agent.script(
+        f"""
+        iscsiadm -m discovery -t sendtargets -p {portal}
+        iscsiadm -m node -T {target} -o update -n node.startup -v automatic
+        iscsiadm -m node -T {target} -o update -n node.session.timeo.replacement_timeout -v 5
+        iscsiadm -m node -T {target} --login
+        for try in $(seq 100); do
+            test $(ls /dev/disk/by-id/ | grep -c '^scsi-3[0-9a-f]*$') -ge {DISKS} && exit 0
+            sleep 0.1
+        done
+        ls -l /dev/disk/by-id
+        exit 1
+        """,
+        timeout_s=_SLOW_S,
+    )
+
+
+async def make_pool(agent: Agent) -> None:
+    """Mirrors of two, exported again. Raises WireError."""
+    await agent.script(
+        f"""
+        set -- $(ls -d /dev/disk/by-id/scsi-3* | sort)
+        zpool create -f -o cachefile=none -o failmode=wait -R /mnt -m /{POOL} {POOL} mirror $1 $2 mirror $3 $4
+        zpool export {POOL}
+        iscsiadm -m node --logout
+        """,
+        timeout_s=_SLOW_S,
+    )
+
+
+async def provision(agent: Agent, places: Places, node: str) -> None:
+    """Everything of the pair on a machine from the snapshot, and the units enabled. Raises WireError."""
+    unpack = ("tar", "xzpf", "-", "-C", "/", "--no-overwrite-dir")
+    package = await asyncio.to_thread(package_file(places).read_bytes)
+    for archive in (package, await asyncio.to_thread(_archive, places, node)):
+        await agent.run(*unpack, stdin=archive, timeout_s=_SLOW_S)
+    await agent.run("date", "-s", f"@{time.time():.3f}")
+    await log_in(agent)
+    await agent.script(
+        """
+        systemctl daemon-reload
+        systemctl --quiet enable lab-witness fenced middlewared middlewared-handover
+        systemctl start --no-block lab-witness fenced middlewared middlewared-handover
+        """,
+        timeout_s=_SLOW_S,
+    )
+
+
+def package_file(places: Places) -> Path:
+    """What this lab's machines get: image.Image.installed."""
+    return places.directory / "package.tar.gz"
+
+
+def _archive(places: Places, node: str) -> bytes:
+    """The settings, what lies in the state folder, our programs as pip makes them, and the lab's own units."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as archive:
+        _add(archive, CONFIG, settings_text(node).encode(), 0o644)
+        state = places.state(node)
+        for path in sorted(path for path in state.rglob("*") if path.is_file()):
+            _add(archive, f"{STATE}/{path.relative_to(state)}", path.read_bytes(), 0o600)
+        for name, module in _PROGRAMS.items():
+            _add(archive, f"{PREFIX}/bin/{name}", _PROGRAM.format(prefix=PREFIX, module=module).encode(), 0o755)
+        for name, text in _UNITS.items():
+            _add(archive, f"etc/systemd/system/{name}", text.format(pool=POOL).encode(), 0o644)
+    return buffer.getvalue()
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    folder = tarfile.TarInfo(str(Path(name).parent))
+    folder.type, folder.mode = tarfile.DIRTYPE, 0o700 if name.startswith(STATE) else 0o755
+    if folder.name not in archive.getnames():
+        archive.addfile(folder)
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(data), mode, int(time.time())
+    archive.addfile(entry, io.BytesIO(data))
