@@ -17,8 +17,12 @@ async def test_a_replaced_disk_is_forgotten_by_both(lab: Lab) -> None:
     for node in ("a", "b"):
         after = {disk["serial"] for disk in await lab.call(node, "disk.query", [], {})}
         assert (len(after), len(after - before)) == (len(before), 1)
-        info = await lab.call(node, "failover.fenced.run_info")
-        assert {disk["serial"] for disk in info["disks"]} == after, "the keeper counts no other"
+
+        async def counted(node: str = node, after: set[str] = after) -> bool:
+            info = await lab.call(node, "failover.fenced.run_info")
+            return {disk["serial"] for disk in info["disks"]} == after
+
+        await lab.until(f"the keeper of {node} counts these disks and no other", counted)
 
     async def whole() -> bool:
         return [pool["status"] for pool in await lab.call("a", "pool.query", [], {})] == ["ONLINE"]
