@@ -114,8 +114,9 @@ class Oracles:
         if not kept.holder_key and (node in self._stood_still or lun in self._unreservable):
             return  # see `target_restarted`
         admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
-        # A restarted target is being reserved again; and no newer import has written anywhere.
-        forgot = holder == _NOBODY and tenure >= max(self._tenure_on.values(), default=0)
+        # A restarted target is being reserved again, or a new disk for the first time; and no newer import has written
+        # anywhere.
+        forgot = holder in (_NOBODY, None) and tenure >= max(self._tenure_on.values(), default=0)
         if holder != node and not forgot and not (admitted and self.holds(node)):
             self.fail("O1", f"disk {lun} accepted a write of {node}, but {holder} holds it")
         newest = self._tenure_on.get(lun, 0)
