@@ -43,7 +43,11 @@ async def firewall(machines: tuple[Machine, Machine]) -> AsyncIterator[NftablesF
 
 
 async def listen(server: Machine, host: str) -> asyncio.Server:
+    # Those whose end was kept out stay: the collector would end them in the middle of the server's closing.
+    connections: list[asyncio.StreamWriter] = []
+
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
         with contextlib.suppress(OSError):
             while data := await reader.read(100):
                 writer.write(data)
