@@ -43,11 +43,7 @@ async def firewall(machines: tuple[Machine, Machine]) -> AsyncIterator[NftablesF
 
 
 async def listen(server: Machine, host: str) -> asyncio.Server:
-    # Those whose end was kept out stay: the collector would end them in the middle of the server's closing.
-    connections: list[asyncio.StreamWriter] = []
-
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
         with contextlib.suppress(OSError):
             while data := await reader.read(100):
                 writer.write(data)
@@ -91,7 +87,7 @@ async def test_a_client_gets_in_only_while_it_is_allowed(
     assert await reaches(client, host)
     await server.do(firewall.block)
     assert not await reaches(client, host, within_s=SHUT_S)
-    serving.close()
+    await server.make(serving.close)
 
 
 async def test_the_own_address_is_never_blocked(machines: tuple[Machine, Machine], firewall: NftablesFirewall) -> None:
@@ -99,7 +95,7 @@ async def test_the_own_address_is_never_blocked(machines: tuple[Machine, Machine
     serving = await listen(server, OWN)
     await server.do(lambda: firewall.configure([VIP, VIP6]))
     assert await reaches(client, OWN)
-    serving.close()
+    await server.make(serving.close)
 
 
 async def test_an_established_connection_is_cut_off(
@@ -121,7 +117,7 @@ async def test_an_established_connection_is_cut_off(
     with pytest.raises(TimeoutError):
         await client.do(lambda: asked(b"two"))
     writer.close()
-    serving.close()
+    await server.make(serving.close)
 
 
 async def test_a_new_daemon_changes_nothing_by_looking_and_configuring(
@@ -144,7 +140,7 @@ async def test_a_new_daemon_changes_nothing_by_looking_and_configuring(
     assert not await reaches(client, HOSTS[0], within_s=SHUT_S)
     await server.do(later.stop)
     await server.do(latest.stop)
-    serving.close()
+    await server.make(serving.close)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +162,7 @@ async def test_rules_that_somebody_removed_come_back_at_once(
     await remove(server, removal)
     await until_table(server, before)
     assert await reaches(client, HOSTS[0])
-    serving.close()
+    await server.make(serving.close)
 
 
 async def test_a_new_daemon_that_finds_no_rules_blocks(
@@ -184,7 +180,7 @@ async def test_a_new_daemon_that_finds_no_rules_blocks(
     await server.do(lambda: later.configure([VIP]))
     assert not await reaches(client, HOSTS[0], within_s=SHUT_S)
     await server.do(later.stop)
-    serving.close()
+    await server.make(serving.close)
 
 
 async def remove(server: Machine, what: str) -> None:
