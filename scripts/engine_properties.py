@@ -12,7 +12,7 @@ from engine_walk import LATE_OP, NOW_MS, OP, Transition, Walk, canonical, let_ru
 
 from middlewared.plugins.failover.actions import Action, Answer, CloseTraffic, Participate, Perform, Reset
 from middlewared.plugins.failover.engine import next_wake_ms, step
-from middlewared.plugins.failover.events import Asked, Discovered, Done, FenceLost, Tick, Wish
+from middlewared.plugins.failover.events import Asked, Discovered, Done, FenceLost, PoolsChanged, Tick, Wish
 from middlewared.plugins.failover.state import Phase, Role, State
 
 Property = Callable[[Transition], bool]
@@ -35,6 +35,12 @@ def _succeeded(transition: Transition, phase: Phase) -> bool:
     event = transition.event
     under_way = transition.before.phase is phase and transition.before.deadline_ms is not None
     return under_way and isinstance(event, Done) and event.ok and event.op == OP
+
+
+def _late(transition: Transition) -> bool:
+    """A MASTER without a pool hears of one."""
+    event = transition.event
+    return isinstance(event, PoolsChanged) and event.late and transition.before.role is Role.MASTER
 
 
 # ------------------------------------------------------------------------------------------ the disks
@@ -95,7 +101,9 @@ def phases_follow_one_another(t: Transition) -> bool:
         if not (follows or again or action.phase in _ENTRANCES):
             return False
         if action.phase is Phase.IMPORTING and not (
-            _succeeded(t, Phase.FENCING) or (t.before.phase is None and t.before.role in (Role.BOOTING, Role.TAKING))
+            _succeeded(t, Phase.FENCING)
+            or _late(t)
+            or (t.before.phase is None and t.before.role in (Role.BOOTING, Role.TAKING))
         ):
             return False
     return True
@@ -127,7 +135,7 @@ def looks_before_it_acts(t: Transition) -> bool:
 def designated_master_stays(t: Transition) -> bool:
     """A MASTER gives way by itself only in a pair, and not if it is the designated one while failover is disabled."""
     config = t.after.config
-    if t.before.role is not Role.MASTER or t.after.role is Role.MASTER or isinstance(t.event, Asked):
+    if t.before.role is not Role.MASTER or t.after.role in (Role.MASTER, Role.TAKING) or isinstance(t.event, Asked):
         return True
     return config is not None and config.available and (config.enabled or not config.designated)
 
@@ -181,11 +189,12 @@ def leaders_take_part(t: Transition) -> bool:
 
 
 def traffic_is_kept_out_at_rest(t: Transition) -> bool:
-    """Whoever starts as BACKUP, to give back what was left, or has given all up, keeps traffic out before all else."""
+    """Whoever starts as BACKUP, gives back what was left, has given all up or imports late, keeps traffic out first."""
     closed = isinstance(t.event, Discovered) and t.before.role is Role.BOOTING and not t.event.imported
     if isinstance(t.event, Discovered) and t.event.held and t.event.complete and t.event.open:
         closed = False
     closed = closed or (t.before.phase is Phase.RELEASING and t.after.phase is not Phase.RELEASING)
+    closed = closed or (_late(t) and not t.reset)
     if t.before.phase is Phase.RELEASING and t.actions and isinstance(t.actions[0], Reset):
         return True
     return bool(_said(t, CloseTraffic)) is closed and (not closed or isinstance(t.actions[0], CloseTraffic))

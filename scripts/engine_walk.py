@@ -59,6 +59,7 @@ ANYTIME: tuple[Event, ...] = (
     *map(Elected, ELECTIONS),
     *map(PeerChanged, PEERS),
     *(PoolsChanged(suspended) for suspended in (False, True)),
+    PoolsChanged(suspended=False, late=True),
     FenceLost(),
     *(Asked(NEXT_REQUEST, wish, "an operator") for wish in Wish),
     Tick(),

@@ -124,10 +124,15 @@ class FailoverController:
         self._post_news(Configured(Config(pair, not config.disabled, designated, config.timeout_s * 1000)))
         self._configure_speaker()
         self._post_news(Elected(election))
-        self._post_news(PoolsChanged(any(pool.imported and pool.suspended for pool in self.observer.pools)))
+        self._post_news(self._pools_news())
         self._check_fence()
         self._alert_strangers()
         self._publish(facts if self.runner.state is state else None)
+
+    def _pools_news(self) -> PoolsChanged:
+        pools = self.observer.pools
+        late = self.runner.state.role is Role.MASTER and self.worker.found_none and bool(pools)
+        return PoolsChanged(any(pool.imported and pool.suspended for pool in pools), late)
 
     def _post_news(self, event: Event) -> None:
         if self._said.get(type(event)) != event:
@@ -188,6 +193,7 @@ class FailoverController:
         self._ready = True
         self._context.ready = True
         self._context.bus.emit(BusEvent("system.ready", "added"))
+        self.worker.found_none = not imported
         held = self._ports.fencing.state().held
         self.runner.post(Discovered(held, imported, complete, is_open))
         self.look()

@@ -81,8 +81,9 @@ def _absorb(state: State, event: Event, now_ms: int) -> Step:
             return replace(state, election=election, lost_since_ms=None if election.lost is None else since), ()
         case PeerChanged(peer):
             return replace(state, peer=peer), ()
-        case PoolsChanged(suspended):
-            return replace(state, suspended=suspended), ()
+        case PoolsChanged(suspended, late):
+            state = replace(state, suspended=suspended)
+            return _import_late(state, now_ms) if late and state.role is Role.MASTER else (state, ())
         case FenceLost():
             if state.fenced and state.phase is not Phase.RELEASING:
                 return state, (Reset("the reservations on the disks were lost"),)
@@ -109,6 +110,11 @@ def _discovered(state: State, found: Discovered) -> Step:
         resting = replace(state, role=Role.YIELDING, fenced=True, cause="reservations without pools were left behind")
         return resting, (CloseTraffic(),)
     return replace(state, role=Role.BACKUP, cause="start"), (CloseTraffic(),)
+
+
+def _import_late(state: State, now_ms: int) -> Step:
+    state, actions = _enter(replace(state, role=Role.TAKING, cause="its pools appeared late"), Phase.IMPORTING, now_ms)
+    return state, (CloseTraffic(), *actions)
 
 
 def _done(state: State, done: Done, now_ms: int) -> Step:

@@ -43,9 +43,11 @@ class PeerChanged:
 
 @dataclass(frozen=True, slots=True)
 class PoolsChanged:
-    """What the kernel says of the imported pools; `suspended`: one waits for disks that do not answer."""
+    """What the kernel says of the pools. `suspended`: an imported one waits for disks that do not answer. `late`: this
+    MASTER found no pool at all when it took the disks, and now there is one."""
 
     suspended: bool
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

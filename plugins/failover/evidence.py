@@ -136,6 +136,11 @@ def _of_other(say: Callable[[Facts], str]) -> _Sentence:
     return lambda mine, other: "" if other is None else say(other)
 
 
+def _not_ready(mine: Facts, other: Facts | None) -> str:
+    starting = [f"{one.node} ({one.hostname})" for one in _both(mine, other) if not one.ready]
+    return f"{' and '.join(starting)} {'says that it is' if len(starting) == 1 else 'say that they are'} still starting"
+
+
 def _reboots(code: str) -> dict[str, _Sentence]:
     def said(facts: Facts) -> str:
         return f"{facts.node}: {facts.reboot_reasons.get(code, '')}"
@@ -149,7 +154,7 @@ def _reboots(code: str) -> dict[str, _Sentence]:
 _SENTENCES: dict[str, _Sentence] = {
     "NO_VOLUME": _no_volume,
     "NO_VIP": _no_vip,
-    "NO_SYSTEM_READY": _of_other(lambda other: f"{other.node} ({other.hostname}) says that it is still starting"),
+    "NO_SYSTEM_READY": _not_ready,
     "NO_FAILOVER": lambda mine, other: f"`disabled` is set in the pair's configuration, as {mine.node} has it",
     "NO_LICENSE": _no_licence,
     "DISAGREE_VIP": _disagree_vip,

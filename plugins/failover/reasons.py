@@ -101,10 +101,10 @@ TABLE: tuple[Reason, ...] = (
     ),
     Reason(
         "NO_SYSTEM_READY",
-        Concerns.OTHER,
-        "The other controller has not finished booting.",
+        Concerns.BOTH,
+        "The other controller, or this one, has not finished booting.",
         "Wait; if it does not finish, look at its console.",
-        lambda mine, other: other is not None and not other.ready,
+        lambda mine, other: not mine.ready or (other is not None and not other.ready),
     ),
     Reason(
         "NO_PONG",

@@ -39,6 +39,7 @@ class Worker:
         unfinished: Unfinished,
     ) -> None:
         self.unfinished = unfinished
+        self.found_none = False  # when it last looked for pools to import
         self._node = node
         self._ports = ports
         self._store = store
@@ -78,7 +79,10 @@ class Worker:
 
     async def _import(self) -> str:
         """All pools at once. One that fails is an alert as long as another comes up."""
+        if self.found_none:
+            await self._stop_services()  # those that run began without a pool, and would not notice one
         pools = await self._ports.pools.pools()
+        self.found_none = not pools
         wanted = [pool for pool in pools if not pool.imported]
         failures = await _all((pool.name, self._ports.pools.import_pool(pool.guid)) for pool in wanted)
         self._alerts.clear_except("failover.import.", [f"failover.import.{name}" for name in failures])

@@ -254,4 +254,20 @@ FAILOVER: tuple[Mutant, ...] = (
         ),
         (Plan("3 lose eth0 a; 5 carry eth0 a; 8 end"), Plan("3 freeze a; 6 thaw a; 8 end")),
     ),
+    Mutant(
+        "late-pool-ignored",
+        "A MASTER that began without a pool leaves one that appears where it is.",
+        change(CONTROLLER, "and self.worker.found_none and bool(pools)", "and False"),
+        (Scenario("074-a-pool-appears-late"),),
+    ),
+    Mutant(
+        "own-boot-not-said",
+        "A controller that is still booting does not say so of itself.",
+        change(
+            "plugins/failover/reasons.py",
+            "not mine.ready or (other is not None and not other.ready)",
+            "other is not None and not other.ready",
+        ),
+        (Plan("3 set b hold_boot yes; 3.5 kill-daemon b; 6 kill a; 9 end"), Scenario("102-reason-no-system-ready")),
+    ),
 )

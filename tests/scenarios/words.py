@@ -30,6 +30,8 @@ def event(what: Event, phases: dict[int, str]) -> str:
             return "elected" if election.elected else "nobody is elected"
         case PeerChanged(peer):
             return f"the other {_peer(peer)}"
+        case PoolsChanged(late=True):
+            return "a pool appeared, and it has none"
         case PoolsChanged(suspended):
             return "a pool is suspended" if suspended else "no pool is suspended"
         case FenceLost():

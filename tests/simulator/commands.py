@@ -129,14 +129,9 @@ def _shuffle(world: "World", wire: str) -> None:
 
 
 def _disk(name: str, *, add: bool) -> "Callable[..., None]":
-    """Beside blank disks one label stays readable: who finds blank disks alone leads without a pool, and imports none
-    that appears later (ARCHITECTURE, what is not proven)."""
-
     def act(world: "World", slot: str) -> None:
         disks: set[int] = getattr(world.fabric, name)
         lun = world.fabric.slots[int(slot)]
-        if add and name in ("pulled", "hung") and world.blank_disks() and world.labels() == [lun]:
-            return
         (disks.add if add else disks.discard)(lun)
         world.fabric.changed()
 
@@ -144,9 +139,8 @@ def _disk(name: str, *, add: bool) -> "Callable[..., None]":
 
 
 def _replace_disk(world: "World", slot: str) -> None:
-    """Unless so many are blank already that the pool would be lost, or no label would be left: then the old one comes
-    back."""
-    if world.blank_disks() >= REDUNDANCY or set(world.labels()) <= {world.fabric.slots[int(slot)]}:
+    """Unless so many are blank already that the pool would be lost: then the old one comes back."""
+    if world.blank_disks() >= REDUNDANCY:
         run(world, f"push-disk {slot}")
         return
     world.oracles.disk_removed(world.fabric.slots[int(slot)])

@@ -161,7 +161,8 @@ class Oracles:
             self._unfit_ms[node] += WATCH_MS
         if self._unfit_ms[node] > RESET_MS:
             self.fail("O2", f"{node} has the pool imported without holding the disks, and was not reset")
-        unfit = serving and not (imported and self.holds(node))
+        without = kernel is not None and not kernel.pools()  # no pools at all: nothing to protect
+        unfit = serving and not ((imported or without) and self.holds(node))
         self._open_ms[node] = self._open_ms[node] + WATCH_MS if unfit and running else 0.0
         if self._open_ms[node] > RESET_MS:
             self.fail("O3", f"{node} lets traffic in without holding the disks or without the pool")

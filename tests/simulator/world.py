@@ -110,12 +110,6 @@ class World:
         """How many are no members of the pool (yet)."""
         return sum(not unpack(self.shelf._units[lun].blocks.get(0, b"")) for lun in self.fabric.slots)
 
-    def labels(self) -> list[int]:
-        """The disks whose label says which pool they belong to, and can be read by who reaches them."""
-        units, fabric = self.shelf._units, self.fabric
-        there = [lun for lun in fabric.slots if lun not in fabric.pulled | fabric.hung and not units[lun].broken]
-        return [lun for lun in there if unpack(units[lun].blocks.get(0, b""))]
-
     def power_on(self) -> None:
         for controller in self.controllers.values():
             controller.power_on()

@@ -354,6 +354,21 @@ def test_a_suspended_pool_is_kept_as_long_as_nobody_else_could_serve_it() -> Non
     assert isinstance(engine.tell(PeerChanged(FIT))[0], Reset), "as soon as it can"
 
 
+def test_a_master_without_a_pool_imports_one_that_appears() -> None:
+    engine = master()
+    actions = engine.tell(PoolsChanged(suspended=False, late=True))
+    assert actions[0] == CloseTraffic()
+    assert (engine.state.role, engine.state.phase) == (Role.TAKING, Phase.IMPORTING)
+    engine.walk([Phase.IMPORTING, Phase.STARTING, Phase.OPENING])
+    assert engine.state.role is Role.MASTER
+
+
+def test_a_pool_that_appears_is_no_news_to_a_standby() -> None:
+    engine = Engine().boot()
+    assert engine.tell(PoolsChanged(suspended=False, late=True)) == []
+    assert engine.state.role is Role.BACKUP
+
+
 def test_a_suspended_pool_stays_where_failover_is_disabled() -> None:
     engine = master()
     engine.tell(PeerChanged(FIT))

@@ -23,6 +23,7 @@ CASES: list[tuple[str, Changes, Changes, str]] = [
     ("NO_VIP", {"eth0": {"virtual_addresses": ()}}, {}, "no virtual address on eth0, eth1"),
     ("NO_VIP", {"interfaces": ()}, {}, "no interface is configured"),
     ("NO_SYSTEM_READY", {}, {"ready": False}, "B (controller-b) says that it is still starting"),
+    ("NO_SYSTEM_READY", {"ready": False}, ALONE, "A (controller-a) says that it is still starting"),
     ("NO_PONG", {}, ALONE, "no answer from B since 2026-11-24 01:02:03 UTC"),
     ("NO_FAILOVER", {"disabled": True}, {}, "`disabled` is set in the pair's configuration, as A has it"),
     ("NO_LICENSE", {}, {"licensed": False}, "B has no licence"),

@@ -24,6 +24,7 @@ def test_a_healthy_pair_has_none_on_either_side(a: Facts, b: Facts) -> None:
 SPOILED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("NO_VOLUME", {"pools": ()}, {"pools": ()}),
     ("NO_SYSTEM_READY", {}, {"ready": False}),
+    ("NO_SYSTEM_READY", {"ready": False}, {}),
     ("NO_FAILOVER", {"disabled": True}, {"disabled": True}),
     ("NO_LICENSE", {}, {"licensed": False}),
     ("NO_LICENSE", {"licensed": False}, {}),
