@@ -260,14 +260,4 @@ FAILOVER: tuple[Mutant, ...] = (
         change(CONTROLLER, "and self.worker.found_none and bool(pools)", "and False"),
         (Scenario("074-a-pool-appears-late"),),
     ),
-    Mutant(
-        "own-boot-not-said",
-        "A controller that is still booting does not say so of itself.",
-        change(
-            "plugins/failover/reasons.py",
-            "not mine.ready or (other is not None and not other.ready)",
-            "other is not None and not other.ready",
-        ),
-        (Plan("3 set b hold_boot yes; 3.5 kill-daemon b; 6 kill a; 9 end"), Scenario("102-reason-no-system-ready")),
-    ),
 )

@@ -91,7 +91,7 @@ VERDICT: tuple[Mutant, ...] = (
     Mutant(
         "no-system-ready-never-holds",
         "A standby that has not finished booting is no reason.",
-        change(REASONS, "lambda mine, other: other is not None and not other.ready", NEVER),
+        change(REASONS, "lambda mine, other: not mine.ready or (other is not None and not other.ready)", NEVER),
         (Scenario("102-reason-no-system-ready"),),
     ),
     Mutant(
@@ -145,5 +145,15 @@ VERDICT: tuple[Mutant, ...] = (
         "Two controllers without a virtual address call themselves a pair.",
         change(STATUS, "if not mine.licensed or not mine.virtual:", "if not mine.licensed:"),
         (Scenario("101-reason-no-vip"),),
+    ),
+    Mutant(
+        "own-boot-not-said",
+        "A controller that is still booting does not say so of itself.",
+        change(
+            REASONS,
+            "not mine.ready or (other is not None and not other.ready)",
+            "other is not None and not other.ready",
+        ),
+        (Plan("3 set b hold_boot yes; 3.5 kill-daemon b; 6 kill a; 9 end"), Scenario("102-reason-no-system-ready")),
     ),
 )
