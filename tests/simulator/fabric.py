@@ -35,7 +35,7 @@ class Fabric:
         self.hung: set[int] = set()  # disks that answer nobody
         self.pulled: set[int] = set()
         self.refusing: set[int] = set()  # disks that refuse every PERSISTENT RESERVE OUT
-        self.on_landed: Callable[[str, int, int], None] = lambda node, lun, tenure: None
+        self.on_landed: Callable[[str, int, int, bool], None] = lambda node, lun, tenure, unreserved: None
         self.on_command: Callable[[int], None] = lambda lun: None
         self._watchers: list[Callable[[], None]] = []
         self.slots = [disk.lun for disk in shelf.disks]  # which disk is in each
@@ -105,15 +105,17 @@ class Fabric:
         if cdb[0] == Opcode.PERSISTENT_RESERVE_OUT:
             self.on_command(lun)
         if isinstance(result, QueuedWrite):
-            self._loop.call_later(self._delay_s(node), self._land, flight, result, context=self._loop.world)
+            unreserved = not self.shelf.reservations(lun).holder_key
+            self._loop.call_later(self._delay_s(node), self._land, flight, result, unreserved, context=self._loop.world)
         else:
             self._reply(flight, result)
 
-    def _land(self, flight: "_Flight", write: QueuedWrite) -> None:
-        """The medium takes a queued write, unless it was aborted meanwhile."""
+    def _land(self, flight: "_Flight", write: QueuedWrite, unreserved: bool) -> None:
+        """The medium takes a queued write, unless it was aborted meanwhile. `unreserved`: nobody held the disk when the
+        write was let in."""
         reply = self.shelf.complete(write)
         if reply is not None:
-            self.on_landed(flight.node, flight.lun, flight.tenure)
+            self.on_landed(flight.node, flight.lun, flight.tenure, unreserved)
         self._reply(flight, reply or Reply(scsi.Status.TASK_ABORTED))
 
     def _reset(self, flight: "_Flight") -> None:

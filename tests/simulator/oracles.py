@@ -106,12 +106,12 @@ class Oracles:
         self._forgotten = {disk.lun for disk in self._world.shelf.disks}
         self._stood_still = {node for node, controller in self._world.controllers.items() if controller.frozen}
 
-    def landed(self, node: str, lun: int, tenure: int) -> None:
-        """A write was accepted by the medium."""
+    def landed(self, node: str, lun: int, tenure: int, unreserved: bool = False) -> None:
+        """A write was accepted by the medium. `unreserved`: nobody held the disk when the target let it in."""
         self.writes += 1
         kept = self._world.shelf.reservations(lun)
         holder = _owner(kept.holder_key) if kept.holder_key else self._holder_on.get(lun)
-        if not kept.holder_key and (node in self._stood_still or lun in self._unreservable):
+        if unreserved and (node in self._stood_still or lun in self._unreservable):
             return  # see `target_restarted`
         admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
         # A restarted target is being reserved again, or a new disk for the first time; and no newer import has written
