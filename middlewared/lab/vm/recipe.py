@@ -10,7 +10,7 @@ BUILDER_PACKAGES = ("linux-image-amd64", "linux-headers-amd64", "zfs-dkms", "kmo
 # A controller as its administrator installs it, the guest agent and busybox being the lab's.
 PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "udev", "kmod", "procps", "psmisc", "iproute2", "ifupdown",
-    "open-iscsi", "zfsutils-linux", "keepalived", "nftables",
+    "open-iscsi", "multipath-tools", "zfsutils-linux", "keepalived", "nftables", "tgt",
     "python3", "python3-venv", "python3-systemd",
     "qemu-guest-agent", "busybox-static",
 )  # fmt: skip
@@ -20,8 +20,9 @@ BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext4", "virtio_net", "virtio_consol
 MODULES = (
     *BOOT_MODULES,
     "virtio_rng", "iscsi_tcp", "sd_mod", "sg", "zfs", "nf_tables", "nft_ct", "nf_conntrack",
-    "nft_reject_inet", "nft_chain_nat", "softdog", "i6300esb", "bridge", "8021q", "bonding", "dm_multipath",
-    "scsi_dh_alua",
+    "nft_reject_inet", "nft_chain_nat", "softdog", "i6300esb", "bridge", "8021q", "bonding",
+    "dm_multipath", "dm_round_robin", "dm_service_time", "dm_queue_length", "scsi_dh_alua",
+    "target_core_mod", "target_core_iblock", "target_core_file", "iscsi_target_mod",  # of a shelf that is a machine
 )  # fmt: skip
 
 # Units that cost a boot seconds under emulation, and that no controller needs here.
@@ -37,7 +38,7 @@ MASKED = (
 # Nothing but middlewared imports a shared pool; it starts keepalived by a unit of its own.
 DISABLED = (
     "zfs-import-cache.service", "zfs-import-scan.service", "zfs-mount.service", "zfs-share.service", "zfs-zed.service",
-    "zfs-volume-wait.service", "keepalived.service",
+    "zfs-volume-wait.service", "keepalived.service", "tgt.service", "multipathd.service", "multipathd.socket",
 )  # fmt: skip
 
 INIT = """\
