@@ -70,7 +70,6 @@ BANNED = {
 # Where a banned thing is right after all, and why.
 ALLOWED = {
     ("middlewared/lab/commands.py", "time.sleep"): "a command without an event loop, waiting for a lock file",
-    ("middlewared/lab/vm/ledger.py", "time.sleep"): "a workload without an event loop, at a steady pace",
     ("middlewared/lab/vm/witness.py", "time.sleep"): "an onlooker without an event loop, at a steady pace",
 }
 

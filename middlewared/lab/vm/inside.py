@@ -1,15 +1,21 @@
 """What the lab does inside its running machines, from the command line and from tests."""
 
+import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from middlewared import programs
+from middlewared.lab.netns.layout import CLIENT
+from middlewared.lab.netns.namespaces import Network
 from middlewared.lab.places import LabError, Places
-from middlewared.lab.vm.layout import POOL
+from middlewared.lab.vm.layout import PREFIX
 from middlewared.lab.vm.ledger import Note, check, read_notes
 from middlewared.lines import LineClient, LineError
+from middlewared.ports import PortError
 
-LEDGER = f"/mnt/{POOL}/ledger"
 _EXEC_MS = 60_000
+_READ_MS = 120_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,15 @@ async def inside(places: Places, node: str, *words: str, stdin: bytes = b"") -> 
 
 
 async def read_ledger(places: Places, node: str) -> Found:
-    """Notes first: what is acknowledged later does not count. Raises LabError."""
-    acknowledged = read_notes(notes(places))
-    lines = (await inside(places, node, "cat", LEDGER)).splitlines()
+    """By the client's own way, from the controller that is MASTER. Raises LabError."""
+    acknowledged = read_notes(notes(places))  # first: what is acknowledged later does not count
+    count = max((note.number for note in acknowledged), default=0) + 1
+    program = (sys.executable, "-m", "middlewared.lab.vm.ledger", "read", str(count))
+    try:
+        told = await programs.output(*Network(PREFIX).command(CLIENT, *program), timeout_ms=_READ_MS)
+    except PortError as error:
+        raise LabError(f"the exported disk cannot be read back: {error}") from error
+    served_by, lines = json.loads(told)
+    if served_by != node:
+        raise LabError(f"the virtual address is served by {served_by.upper()}, and MASTER is {node.upper()}")
     return Found(acknowledged, check(lines, acknowledged))

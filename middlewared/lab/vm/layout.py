@@ -18,7 +18,11 @@ MANAGEMENT_ADDRESS = {"a": "192.168.127.1", "b": "192.168.127.2"}  # the lab's o
 MANAGEMENT_HOST = "192.168.127.254"
 SERIAL = {"a": "MWVM0001A", "b": "MWVM0001B"}
 HOST_ID = {"a": "6d770001", "b": "6d770002"}  # zgenhostid(8)
-LEDGER_PORT = 7000
+EXPORT = f"/mnt/{POOL}/export"  # a file: the disk that the pair exports by iSCSI
+EXPORT_BYTES = 256 << 20  # sparse
+EXPORT_PORT = 3261
+EXPORT_TARGET = "iqn.2026-11.org.middlewared.lab:export"
+EXPORT_UNIT = 1
 MEMORY_MB = 1024
 SNAPSHOT = "booted"
 WITNESS_PORT = "org.middlewared.witness"
@@ -33,7 +37,7 @@ VM = Layout(
     heartbeat=NETNS.heartbeat,
     virtual=NETNS.virtual,
     disks=DISKS,
-    services=("ledger",),
+    services=("export",),
     healthy_s_max=180,
 )
 

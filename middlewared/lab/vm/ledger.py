@@ -1,27 +1,38 @@
-"""The workload of the pair: a ledger in the pool, behind the virtual address, and the client that fills it.
+"""The workload of the pair: a disk in the pool, exported by iSCSI behind the virtual address, and who fills it.
 
-`python -m middlewared.lab.vm.ledger serve FILE` is a service of the controllers (ledger.service): each line that it
-gets is appended with a checksum, synced, and only then acknowledged. `… write NOTES` is the client: it numbers its
-lines, writes down what was acknowledged, by whom and when, and connects again for ever. So a lost record shows, and so
-does the time for which nobody served.
+The controllers' service is export.service: tgt with a file in the pool, each write synced before it is acknowledged.
+`python -m middlewared.lab.vm.ledger write NOTES` is the client outside: it writes one numbered, checksummed block after
+the other, notes what was acknowledged, by whom and when, and logs in again for ever. `… read COUNT` reads them back by
+the same way. So a lost record shows, and so does the time for which nobody served.
 """
 
 import argparse
-import os
-import socket
+import asyncio
+import json
+import secrets
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from middlewared.lab.vm.layout import LEDGER_PORT, VM
+from middlewared.lab.vm.layout import EXPORT_BYTES, EXPORT_PORT, EXPORT_TARGET, EXPORT_UNIT, VM
+from middlewared.plugins.fencing import libiscsi, scsi
+from middlewared.plugins.fencing.iscsi import IscsiTransport
+from middlewared.plugins.fencing.iscsi_session import Portal, Session
+from middlewared.plugins.fencing.scsi import BLOCK_BYTES, Status
+from middlewared.plugins.fencing.transport import TransportError, command
+from middlewared.ports import PortError
 
 PERIOD_S = 0.05
-ANSWER_S_MAX = 1.0
-_LINE_BYTES_MAX = 256
+ANSWER_MS_MAX = 1000
+EXPORTED = Portal(VM.virtual[0], EXPORT_PORT, EXPORT_TARGET)
+_INITIATOR = "iqn.2026-11.org.middlewared.lab:client"
+_READ_BLOCKS = 128  # at once
+_READ_MS_MAX = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,66 +45,63 @@ class Note:
 
 
 def entry(number: int, node: str) -> str:
-    """A line of the ledger, without its end."""
+    """A record; on the disk it begins the block of the same number, and zeros follow."""
     body = f"{number} {node}"
     return f"{body} {zlib.crc32(body.encode()):08x}"
 
 
-# ---------------------------------------------------------------------------------------------- inside
+# ---------------------------------------------------------------------------------------------- the client
 
 
-def serve(path: Path, node: str) -> None:
-    """Until killed. One client at a time is enough; another one replaces it."""
-    with socket.create_server(("", LEDGER_PORT), reuse_port=False) as listener, path.open("ab", buffering=0) as file:
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(10 * ANSWER_S_MAX)
-                try:
-                    _serve_one(connection, file.fileno(), node)
-                except (TimeoutError, ConnectionError):
-                    continue
+@asynccontextmanager
+async def _logged_in(portal: Portal) -> AsyncIterator[tuple[IscsiTransport, str]]:
+    """The disk, and which controller serves it: its serial says so. Raises TransportError."""
+    session = Session(libiscsi.load(), portal, _INITIATOR, secrets.randbits(24))
+    try:
+        await session.login(ANSWER_MS_MAX)
+        disk = IscsiTransport(session, EXPORT_UNIT, str(portal))
+        reply = await command(disk, scsi.inquiry(scsi.SERIAL_PAGE), timeout_ms=ANSWER_MS_MAX)
+        if reply.status != Status.GOOD:
+            raise TransportError(scsi.explain(reply))
+        yield disk, scsi.parse_serial(reply.data)[-1:]
+    finally:
+        session.close("no more of it")
 
 
-def _serve_one(connection: socket.socket, file: int, node: str) -> None:
-    with connection.makefile("rb") as lines:
-        while line := lines.readline(_LINE_BYTES_MAX):
-            number = int(line)
-            os.write(file, f"{entry(number, node)}\n".encode())
-            os.fsync(file)
-            connection.sendall(f"{number} {node}\n".encode())
-
-
-# ---------------------------------------------------------------------------------------------- outside
-
-
-def write(notes: Path) -> None:
+async def write(notes: Path, portal: Portal = EXPORTED) -> None:
     """Until killed, from where the notes ended."""
-    number = max((note.number for note in read_notes(notes)), default=-1)
+    number = max((note.number for note in read_notes(notes)), default=-1) + 1
     with notes.open("a", buffering=1) as file:
-        while True:
+        while number < EXPORT_BYTES // BLOCK_BYTES:
             try:
-                for number, node in _acknowledged(number):  # noqa: B020  the next connection goes on from there
-                    file.write(f"{number} {node} {time.monotonic():.4f}\n")
-            except OSError:
-                number += 1  # its number was used, and what became of it is not known
-            time.sleep(PERIOD_S)
+                async with _logged_in(portal) as (disk, node):
+                    while True:
+                        number += 1  # whatever becomes of a record, its number is used
+                        await _put(disk, number - 1, node)
+                        file.write(f"{number - 1} {node} {time.monotonic():.4f}\n")
+                        await asyncio.sleep(PERIOD_S)
+            except (TransportError, ValueError):
+                await asyncio.sleep(PERIOD_S)
 
 
-def _acknowledged(number: int) -> Iterator[tuple[int, str]]:
-    """One connection: records with the numbers after this one, and who took each. Raises OSError when it breaks."""
-    with (
-        socket.create_connection((VM.virtual[0], LEDGER_PORT), timeout=ANSWER_S_MAX) as connection,
-        connection.makefile("rb") as answers,
-    ):
-        while True:
-            number += 1
-            connection.sendall(f"{number}\n".encode())
-            answer = answers.readline(_LINE_BYTES_MAX).split()
-            if len(answer) != 2 or int(answer[0]) != number:
-                raise ConnectionError("it was closed")
-            yield number, answer[1].decode()
-            time.sleep(PERIOD_S)
+async def _put(disk: IscsiTransport, number: int, node: str) -> None:
+    block = entry(number, node).encode().ljust(BLOCK_BYTES, b"\0")
+    reply = await command(disk, scsi.write_10(number, 1), block, timeout_ms=ANSWER_MS_MAX)
+    if reply.status != Status.GOOD:
+        raise TransportError(scsi.explain(reply))
+
+
+async def read(count: int, portal: Portal = EXPORTED) -> tuple[str, list[str]]:
+    """Who serves now, and the first `count` blocks, without those never written. Raises TransportError."""
+    lines = []
+    async with _logged_in(portal) as (disk, node):
+        for at in range(0, count, _READ_BLOCKS):
+            reply = await command(disk, scsi.read_10(at, min(_READ_BLOCKS, count - at)), timeout_ms=_READ_MS_MAX)
+            if reply.status != Status.GOOD:
+                raise TransportError(scsi.explain(reply))
+            blocks = (reply.data[i : i + BLOCK_BYTES] for i in range(0, len(reply.data), BLOCK_BYTES))
+            lines += [block.rstrip(b"\0").decode("latin-1") for block in blocks if any(block)]
+    return node, lines
 
 
 # ---------------------------------------------------------------------------------------------- afterwards
@@ -135,13 +143,16 @@ def gap_ms(notes: Sequence[Note], since_s: float) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m middlewared.lab.vm.ledger")
-    parser.add_argument("what", choices=("serve", "write"))
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--node", default=socket.gethostname()[-1:])
+    what = parser.add_subparsers(dest="what", required=True)
+    what.add_parser("write").add_argument("notes", type=Path)
+    what.add_parser("read").add_argument("count", type=int)
     options = parser.parse_args()
     try:
-        serve(options.file, options.node) if options.what == "serve" else write(options.file)
-    except OSError as error:
+        if options.what == "write":
+            asyncio.run(write(options.notes))
+        else:
+            json.dump(asyncio.run(read(options.count)), sys.stdout)
+    except (TransportError, PortError, OSError) as error:
         sys.exit(f"ledger: {error}")
 
 

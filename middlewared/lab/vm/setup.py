@@ -10,6 +10,11 @@ from middlewared.lab.places import HEARTBEAT_NIC, Places, other, serial
 from middlewared.lab.vm.image import PREFIX
 from middlewared.lab.vm.layout import (
     DISKS,
+    EXPORT,
+    EXPORT_BYTES,
+    EXPORT_PORT,
+    EXPORT_TARGET,
+    EXPORT_UNIT,
     HOST_ID,
     MANAGEMENT_NIC,
     NICS,
@@ -67,15 +72,23 @@ ignored = ["{san}", "{management}"]
 """
 
 _UNITS = {
-    "ledger.service": """\
+    "export.service": """\
 [Unit]
-Description=The lab's workload: a ledger in the pool
+Description=A disk in the pool, exported by iSCSI
 
 [Service]
-ExecStart=/opt/middlewared/bin/python -m middlewared.lab.vm.ledger serve /mnt/{pool}/ledger
+ExecStart=/usr/sbin/tgtd --foreground --iscsi portal=0.0.0.0:{port}
+ExecStartPost=/bin/sh -ec ' \\
+    until tgtadm --op show --mode sys >/dev/null 2>&1; do sleep 0.05; done; \\
+    with() {{ tgtadm --lld iscsi --tid 1 "$$@"; }}; \\
+    with --op new --mode target -T {target}; \\
+    with --op new --mode logicalunit --lun {unit} -b {file} --bsoflags=sync; \\
+    with --op update --mode logicalunit --lun {unit} --params scsi_sn=$$(hostname); \\
+    with --op bind --mode target -I ALL'
+# With sessions it ends for nothing less; what it has acknowledged is in the pool.
+KillSignal=SIGKILL
 Restart=on-failure
 RestartSec=2
-TimeoutStopSec=5
 """,
     "lab-witness.service": """\
 [Unit]
@@ -153,11 +166,12 @@ async def log_in(agent: Agent) -> None:
 
 
 async def make_pool(agent: Agent) -> None:
-    """Mirrors of two, exported again. Raises WireError."""
+    """Mirrors of two with what they are to export, exported again. Raises WireError."""
     await agent.script(
         f"""
         set -- $(ls -d /dev/disk/by-id/scsi-3* | sort)
         zpool create -f -o cachefile=none -o failmode=wait -R /mnt -m /{POOL} {POOL} mirror $1 $2 mirror $3 $4
+        truncate -s {EXPORT_BYTES} {EXPORT}
         zpool export {POOL}
         iscsiadm -m node --logout
         """,
@@ -199,7 +213,8 @@ def _archive(places: Places, node: str) -> bytes:
         for name, module in _PROGRAMS.items():
             _add(archive, f"{PREFIX}/bin/{name}", _PROGRAM.format(prefix=PREFIX, module=module).encode(), 0o755)
         for name, text in _UNITS.items():
-            _add(archive, f"etc/systemd/system/{name}", text.format(pool=POOL).encode(), 0o644)
+            unit = text.format(port=EXPORT_PORT, target=EXPORT_TARGET, unit=EXPORT_UNIT, file=EXPORT)
+            _add(archive, f"etc/systemd/system/{name}", unit.encode(), 0o644)
     return buffer.getvalue()
 
 

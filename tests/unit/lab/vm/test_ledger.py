@@ -1,13 +1,15 @@
 """The ledger behind the virtual address: what it proves, and the client that fills it."""
 
-import socket
-import threading
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from middlewared.lab.target import ScsiTarget, TargetDisk, missing
 from middlewared.lab.vm import ledger
+from middlewared.lab.vm.layout import EXPORT_TARGET, EXPORT_UNIT
 from middlewared.lab.vm.ledger import Note, check, entry, gap_ms, read_notes
+from middlewared.plugins.fencing.iscsi_session import parse_portal
 
 LINES = [entry(0, "a"), entry(1, "a"), entry(3, "b")]  # 2 was never answered
 NOTES = [Note(0, "a", 10.0), Note(1, "a", 10.1), Note(3, "b", 12.6)]
@@ -45,19 +47,32 @@ def test_notes_of_a_client_that_was_killed(tmp_path: Path) -> None:
     assert read_notes(path) == NOTES[:2]
 
 
-def test_what_is_acknowledged_is_in_the_file(tmp_path: Path) -> None:
-    """One connection of a server: each answer comes after its record."""
-    near, far = socket.socketpair()
-    path = tmp_path / "ledger"
-    with path.open("ab", buffering=0) as file:
-        serving = threading.Thread(target=ledger._serve_one, args=(far, file.fileno(), "a"))
-        serving.start()
-        with near.makefile("rb") as answers:
-            for number in range(3):
-                near.sendall(f"{number}\n".encode())
-                assert answers.readline() == f"{number} a\n".encode()
-                assert path.read_text().splitlines()[-1] == entry(number, "a")
-        near.close()
-        serving.join(10)
-        assert not serving.is_alive()
-    far.close()
+@pytest.mark.skipif(bool(missing()), reason=missing())
+async def test_what_is_acknowledged_is_on_the_disk(tmp_path: Path) -> None:
+    """With a real target, which dies in between: the client logs in again, and nothing that it noted is lost."""
+    disk = TargetDisk(EXPORT_UNIT, "controller-a", 1 << 20)
+    target = ScsiTarget(tmp_path / "shelf", [disk], ("127.0.0.1:13270",), EXPORT_TARGET)
+    portal, notes = parse_portal(target.portals[0]), tmp_path / "notes"
+    await target.start()
+    client = asyncio.create_task(ledger.write(notes, portal))
+    try:
+        await noted(notes, 3)
+        await target.kill()
+        before = len(read_notes(notes))
+        await target.start()
+        await noted(notes, before + 3)
+        client.cancel()
+        acknowledged = read_notes(notes)
+        node, lines = await ledger.read(acknowledged[-1].number + 1, portal)
+    finally:
+        client.cancel()
+        await target.kill()
+    assert node == "a"
+    assert len(lines) >= before + 3
+    assert check(lines, acknowledged) == []
+
+
+async def noted(notes: Path, count: int) -> None:
+    async with asyncio.timeout(20):
+        while len(read_notes(notes)) < count:
+            await asyncio.sleep(0.01)
