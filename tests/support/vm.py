@@ -46,6 +46,9 @@ class VmLab(Lab):
         """Run a program on a controller."""
         return await inside.inside(self.places, node, *words)
 
+    async def write_inside(self, node: str, path: str, text: str) -> None:
+        await inside.inside(self.places, node, "tee", path, stdin=text.encode())
+
     async def imported_on(self) -> set[str]:
         """Where the pool is imported, by the kernels' own word."""
         status = await self.tell("status")
@@ -103,14 +106,17 @@ class VmLab(Lab):
 
     async def row(self, scenario: str, since_s: float, since_ids: set[str]) -> Row:
         """What has happened since."""
-        notes = await asyncio.to_thread(read_notes, inside.notes(self.places))
         phases: dict[str, int] = {}
         for passage in reversed(await self.passages()):
             if passage["id"] not in since_ids:
                 for phase in passage["phases"]:
                     name = f"{passage['node']}:{phase['phase']}"
                     phases[name] = phases.get(name, 0) + (phase["duration_ms"] or 0)
-        return Row(scenario, gap_ms(notes, since_s), phases)
+        return Row(scenario, await self.gap_ms(since_s), phases)
+
+    async def gap_ms(self, since_s: float) -> int:
+        """How long nobody served the client since, at most."""
+        return gap_ms(await asyncio.to_thread(read_notes, inside.notes(self.places)), since_s)
 
     async def passages(self) -> list[dict[str, Any]]:
         """Past failovers of both controllers, the newest first."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
+from support import plain
 from support.vm import Row, VmLab
 
 from middlewared.lab.places import other
@@ -155,3 +156,18 @@ async def test_the_pair_survives(lab: VmLab, fault: Fault, table: list[Row]) -> 
     wanted = await fault(lab, master)
     await lab.verify(wanted)
     table.append(await lab.row(fault.__name__, since_s, before))
+
+
+@pytest.mark.skipif(SCENARIOS is QUICK, reason="takes minutes: make test-vm")
+async def test_a_script_alone_for_comparison(lab: VmLab, table: list[Row]) -> None:
+    """The same pair, client and power loss with keepalived and `zpool import -f`, and nobody who fences."""
+    master = await lab.until_healthy()
+    try:
+        await plain.install(lab, master)
+        since_s = time.monotonic()
+        await lab.tell("kill", node=master)
+        await lab.until_served_by(other(master))
+        table.append(Row("power_loss, script alone", await lab.gap_ms(since_s), {}))
+    finally:
+        await plain.remove(lab)
+    await lab.verify(await lab.until_healthy())
