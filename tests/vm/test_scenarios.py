@@ -14,8 +14,18 @@ from support import plain
 from support.vm import Row, VmLab
 
 from middlewared.lab.places import other
+from middlewared.lab.vm.image import SITE_PACKAGES
 
 ALONE = {"NO_PONG", "NO_CARRIER_ON_HEARTBEAT"}
+_UPGRADE = """
+cd {site}
+cp -a middlewared middlewared.new
+sed -i 's/^__version__ = .*/__version__ = "{version}"/' middlewared.new/__init__.py
+mv middlewared middlewared.old
+mv middlewared.new middlewared
+rm -r middlewared.old
+systemctl restart --no-block fenced middlewared
+"""
 Fault = Callable[[VmLab, str], Awaitable[str]]  # breaks something of the MASTER; who is MASTER when all is mended
 
 
@@ -94,6 +104,19 @@ async def daemon_killed(lab: VmLab, master: str) -> str:
     return master
 
 
+async def upgraded_in_place(lab: VmLab, master: str) -> str:
+    """The MASTER's programs are replaced under it, then the other's: nothing moves, and in between a reason says so."""
+    version = f"9.{time.time():.0f}"
+    for node, reasons in ((master, {"MISMATCH_VERSIONS"}), (other(master), set())):
+        before = {name: await lab.process(node, name) for name in ("middlewared", "fenced")}
+        await lab.inside(node, "sh", "-ec", _UPGRADE.format(site=f"/{SITE_PACKAGES}", version=version))
+        for name, pid in before.items():
+            await lab.until_replaced(node, name, pid)
+        for one in (master, other(master)):
+            await lab.until_reasons(one, reasons)
+    return master
+
+
 async def keeper_killed(lab: VmLab, master: str) -> str:
     before = await lab.process(master, "fenced")
     await lab.tell("kill-keeper", node=master)
@@ -122,6 +145,7 @@ QUICK: tuple[Fault, ...] = (daemon_killed, planned_switchover)
 ALL: tuple[Fault, ...] = (
     *QUICK,
     keeper_killed,
+    upgraded_in_place,
     heartbeat_cut,
     power_loss,
     freeze_and_thaw,

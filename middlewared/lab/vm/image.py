@@ -196,6 +196,7 @@ class Image:
             for unit in (ROOT / "packaging" / "systemd").iterdir():
                 archive.add(unit, f"etc/systemd/system/{unit.name}", filter=_as_root)
         shutil.rmtree(tree)
+        wheel.unlink()
 
     def _make_initrd(self, root: Path, folder: Path) -> None:
         tree = folder / "initrd.d"
