@@ -4,23 +4,20 @@ Leads the process group of its controller, so that the room can cut its power (S
 It has no life of its own beyond a boot: what survives one are the disks, the files and the room's properties.
 """
 
-import argparse
 import asyncio
 import os
 import signal
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from middlewared.lab.blocks import BlockDevices
 from middlewared.lab.kernel import Kernel
-from middlewared.lab.places import NODES, Places
-from middlewared.lab.process import die_with_parent
-from middlewared.lab.units import Unit, rotate
+from middlewared.lab.places import LOOPBACK, Places
+from middlewared.lab.started import by_room, leads_its_group
+from middlewared.lab.units import Unit
 from middlewared.lines import LineClient, LineConnection, LineError, LineServer
 
 _ROOM_TIMEOUT_MS = 5000
@@ -170,17 +167,7 @@ class Machine:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m middlewared.lab.machine")
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--node", choices=NODES, required=True)
-    parser.add_argument("--room", type=int, required=True, help="process id of the room that started us")
-    arguments = parser.parse_args()
-    die_with_parent()
-    if os.getppid() != arguments.room or os.getpgrp() != os.getpid():
-        sys.exit("only the room starts a machine: `middlewared lab up`")
-    places = Places(arguments.directory)
-    rotate(places.node(arguments.node) / "machine.log")
-    asyncio.run(_run(places, arguments.node))
+    asyncio.run(_run(*by_room(LOOPBACK, "middlewared lab up", leads_its_group)))
 
 
 async def _run(places: Places, node: str) -> None:

@@ -5,7 +5,6 @@ filter are real; the kernel's disks come by iSCSI from user space; pool, service
 lab.
 """
 
-import argparse
 import asyncio
 import contextlib
 import os
@@ -20,8 +19,8 @@ from middlewared.lab.ledger import Ledger
 from middlewared.lab.machine import Machine
 from middlewared.lab.netns.initiator import Blocks, Initiator
 from middlewared.lab.netns.layout import NETNS, PORTAL
-from middlewared.lab.places import NODES, Places
-from middlewared.lab.units import rotate
+from middlewared.lab.places import Places
+from middlewared.lab.started import by_room, is_init
 from middlewared.ports import Vrrp
 
 _LOOK_S = 0.02
@@ -125,16 +124,7 @@ def _keepalived() -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m middlewared.lab.netns.machine")
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--node", choices=NODES, required=True)
-    parser.add_argument("--room", type=int, required=True, help="process id of the room that started us")
-    arguments = parser.parse_args()
-    if os.getpid() != 1:
-        parser.exit(1, "only the room starts a machine: `middlewared lab up --netns`\n")
-    places = Places(arguments.directory, NETNS)
-    rotate(places.node(arguments.node) / "machine.log")
-    asyncio.run(_run(places, arguments.node))
+    asyncio.run(_run(*by_room(NETNS, "middlewared lab up --netns", is_init)))
 
 
 async def _run(places: Places, node: str) -> None:

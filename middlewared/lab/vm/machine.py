@@ -4,7 +4,6 @@ Leads the process group that qemu belongs to, so that the room can cut its power
 machine that was stopped so finds on waking that its clock went on. Ends when qemu does.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -15,9 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from middlewared.lab.places import DISK_LINKS, HEARTBEAT_NIC, LAN_LINKS, NODES, Places
-from middlewared.lab.process import die_with_parent
-from middlewared.lab.units import rotate
+from middlewared.lab.places import DISK_LINKS, HEARTBEAT_NIC, LAN_LINKS, Places
+from middlewared.lab.started import by_room, leads_its_group
 from middlewared.lab.vm import setup
 from middlewared.lab.vm.emulator import Boot, Emulator
 from middlewared.lab.vm.layout import MANAGEMENT_ADDRESS, SAN_NIC, VM
@@ -206,20 +204,11 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m middlewared.lab.vm.machine")
-    parser.add_argument("--directory", type=Path, required=True)
-    parser.add_argument("--node", choices=NODES, required=True)
-    parser.add_argument("--room", type=int, required=True, help="process id of the room that started us")
-    arguments = parser.parse_args()
-    die_with_parent()
-    if os.getppid() != arguments.room or os.getpgrp() != os.getpid():
-        sys.exit("only the room starts a machine: `middlewared lab up --vm`")
-    places = Places(arguments.directory, VM)
-    rotate(places.node(arguments.node) / "machine.log")
+    places, node = by_room(VM, "middlewared lab up --vm", leads_its_group)
     try:
-        asyncio.run(_run(places, arguments.node))
+        asyncio.run(_run(places, node))
     except (WireError, LineError, OSError) as error:
-        sys.exit(f"controller {arguments.node.upper()}: {error}")
+        sys.exit(f"controller {node.upper()}: {error}")
 
 
 async def _run(places: Places, node: str) -> None:
