@@ -304,6 +304,9 @@ class Fencing(Protocol):
     async def acquire(self, *, force: bool) -> FenceResult:
         """Take the disks. Without force a peer whose key is still moving is left alone (PEER_ALIVE)."""
 
+    async def held(self) -> bool:
+        """Whether the reservations are ours, by the keeper's word of now. Raises PortError when it does not answer."""
+
     async def rehearse(self) -> FenceRehearsal:
         """Read keys and reservation of every known disk once; never writes. Raises PortError."""
 

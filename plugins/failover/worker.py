@@ -121,10 +121,22 @@ class Worker:
         return failures
 
     async def _open(self) -> str:
+        """Not on the strength of what was taken a while ago: the services may have needed minutes to start."""
+        if not await self._held():
+            return "the reservations on the disks were lost meanwhile"
         self.unfinished.note()
         await self._ports.firewall.allow()
         self._later = asyncio.create_task(self._start_the_rest())
         return ""
+
+    async def _held(self) -> bool:
+        """A keeper that is being restarted is waited for; the deadline of the phase ends that."""
+        while True:
+            try:
+                return await self._ports.fencing.held()
+            except PortError as error:
+                log.info("before traffic is let in: %s", error)
+                await asyncio.sleep(_ASK_AGAIN_S)
 
     def go_on(self) -> None:
         """In a daemon that was restarted on a MASTER: what the former one had yet to start."""

@@ -70,6 +70,10 @@ class FencedDriver:
         await self._refresh()
         return FenceResult(FenceCode(answer["code"]), str(answer["message"]))
 
+    async def held(self) -> bool:
+        await self._refresh()
+        return self._state.held
+
     async def release(self) -> None:
         """A keeper that dies meanwhile is started again: the new one is asked, and what the old one did is no harm."""
         with contextlib.suppress(TimeoutError):

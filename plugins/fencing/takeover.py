@@ -82,7 +82,9 @@ async def take_all(
 
     async def work(disk: Disk) -> Reading:
         try:
-            return await take(disk, readings[disk.serial], key, timeout_ms)
+            before = readings[disk.serial]
+            # A disk that nobody had reserved let in whatever came, perhaps from a MASTER whose keeper is dead.
+            return await take(disk, before, key, timeout_ms, purge=before.reservation is None)
         except Contested as contested:
             rivals.update(contested.rivals)
             raise
@@ -114,7 +116,7 @@ def refusal(failed: Mapping[str, str], total: int, what: str = "taken") -> Fence
 async def take(disk: Disk, before: Reading, key: int, timeout_ms: int, *, purge: bool = False) -> Reading:
     """Make `key` the only registrant and the holder of one disk; the reading that proves it.
 
-    `purge` resets the unit too: where an earlier attempt may have preempted without ending what was queued. Raises
+    `purge` resets the unit too: where foreign writes may be queued that no preempting of ours has ended. Raises
     TransportError or DiskRefused; then the disk may be half taken.
     """
     path = await _register(disk, key, timeout_ms)

@@ -113,6 +113,8 @@ class Oracles:
         holder = _owner(kept.holder_key) if kept.holder_key else self._holder_on.get(lun)
         if unreserved and (node in self._stood_still or lun in self._unreservable):
             return  # see `target_restarted`
+        if unreserved and tenure == self._tenures:
+            return  # the disk is reserved by now, but nobody has begun an import that this write could spoil
         admitted = not kept.holder_key or node in {_NODE_OF[host_of(key)] for key in kept.keys.values()}
         # A restarted target is being reserved again, or a new disk for the first time; and no newer import has written
         # anywhere.

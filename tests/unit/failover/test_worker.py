@@ -38,6 +38,7 @@ class Machine:
         self.broken: set[str] = set()
         self.hanging: set[str] = set()
         self.said = asyncio.Event()
+        self.keeper: list[bool | None] = []  # its next answers about the reservations; None: there is none
 
     def say(self, what: str) -> None:
         self.log.append(what)
@@ -65,6 +66,12 @@ class Machine:
     async def allow(self) -> None:
         self.say("open")
 
+    async def held(self) -> bool:
+        answer = self.keeper.pop(0) if self.keeper else True
+        if answer is None:
+            raise PortError("the keeper is being restarted")
+        return answer
+
     async def until(self, what: str) -> None:
         async with asyncio.timeout(20):
             while what not in self.log:
@@ -76,7 +83,7 @@ class Site:
     def __init__(self, store: Store, services_ms: int = 60_000, note: Path | None = None) -> None:
         self.machine = Machine()
         self.alerts = Alerts(Bus(), store)
-        ports = cast(Any, type("Ports", (), {"services": self.machine, "firewall": self.machine}))
+        ports = cast(Any, type("Ports", (), dict.fromkeys(("services", "firewall", "fencing"), self.machine)))
         unfinished = UnfinishedFile(note or Path(os.devnull, "nowhere"))
         self.worker = Worker("A", ports, store, cast(Any, None), self.alerts, services_ms, unfinished)
 
@@ -108,6 +115,21 @@ async def test_critical_ones_in_their_order_then_traffic_then_the_rest(store: St
     assert (await site.perform(Phase.OPENING)).ok
     await site.machine.until("mail runs")
     assert site.machine.log == [*log, "open", "start index", "index runs", "start mail", "mail runs"]
+    await site.worker.stop()
+
+
+async def test_traffic_is_not_let_in_where_the_disks_were_lost_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper that is being restarted is asked again."""
+    monkeypatch.setattr(worker, "_ASK_AGAIN_S", 0)
+    site = Site(store)
+    site.machine.keeper = [None, False]
+    done = await site.perform(Phase.OPENING)
+    assert (done.ok, done.detail) == (False, "the reservations on the disks were lost meanwhile")
+    assert "open" not in site.machine.log
+    site.machine.keeper = [None, True]
+    assert (await site.perform(Phase.OPENING)).ok
     await site.worker.stop()
 
 

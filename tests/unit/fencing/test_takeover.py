@@ -290,4 +290,15 @@ async def test_two_waves_not_one_round_trip_a_disk() -> None:
     await take(DirectSource(shelf, "b"), THEIRS)
     source = DirectSource(shelf, "a")
     await take(source)
-    assert source.commands == 24 * 6  # keys and reservation; register, preempt; keys and reservation
+    # The first answer tells of the other's reset; keys and reservation; register, preempt; keys and reservation.
+    assert source.commands == 24 * 7
+
+
+@pytest.mark.parametrize("target", [STANDARD, TGT])
+async def test_what_is_queued_on_an_unreserved_disk_never_lands_after_it_was_taken(target: Target) -> None:
+    """As of a MASTER without a keeper, on a target that has forgotten everything."""
+    shelf = shelf_of(1, target=target)
+    write = shelf.submit("b", 0, scsi.write_10(7, 1), bytes(512))
+    assert isinstance(write, QueuedWrite)
+    await take(DirectSource(shelf, "a"))
+    assert shelf.complete(write) is None
