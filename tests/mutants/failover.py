@@ -260,4 +260,15 @@ FAILOVER: tuple[Mutant, ...] = (
         change(CONTROLLER, "and self.worker.found_none and bool(pools)", "and False"),
         (Scenario("074-a-pool-appears-late"),),
     ),
+    Mutant(
+        "disks-not-asked-for-before-opening",
+        "Traffic is let in where the disks were lost while the services started.",
+        change(WORKER, "if not await self._held():", "if False:"),
+        (
+            Plan(
+                "3 set b service_hangs yes; 3.1 kill a; 4 set b keeper off; 4.2 boot a; 6 set a licensed no;"
+                "6.5 set b service_hangs no; 9 end"
+            ),
+        ),
+    ),
 )
