@@ -19,7 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 
 from tests.simulator import past
-from tests.simulator.run import Result, Run, quiet_pair, quieten, run_case, run_past
+from tests.simulator.run import Result, Run, begin_worker, quiet_pair, quieten, run_case, run_past
 from tests.simulator.shrink import shrink
 
 _REPORT_S = 30.0
@@ -108,7 +108,7 @@ def many(cases: Iterable[int | Path], limit_s: float | None, jobs: int) -> int:
     broken: list[int | Path] = []
     todo = iter(cases)
     names: dict[Future[Result], int | Path] = {}
-    with ProcessPoolExecutor(jobs, initializer=quieten, max_tasks_per_child=200) as pool:
+    with ProcessPoolExecutor(jobs, initializer=begin_worker, max_tasks_per_child=200) as pool:
         waiting: set[Future[Result]] = set()
         while True:
             late = limit_s is not None and time.monotonic() - began_s > limit_s

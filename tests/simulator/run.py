@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from middlewared.lab.process import die_with_parent
 from tests.simulator import rehearse
 from tests.simulator.faults import Fault, Plan, draw_plan
 from tests.simulator.oracles import WATCH_MS
@@ -69,6 +70,12 @@ def quieten() -> None:
     """Only results are printed: neither what the production code logs, nor the coroutines of the dead."""
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda unraisable: None
+
+
+def begin_worker() -> None:
+    """In a process that runs many: it does not outlive whoever asked."""
+    die_with_parent()
+    quieten()
 
 
 class Run:
