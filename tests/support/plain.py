@@ -55,8 +55,9 @@ async def install(lab: VmLab, master: str) -> None:
 
 async def remove(lab: VmLab) -> None:
     """Both off and on again: what was installed is not enabled."""
-    for node in NODES:
-        await lab.tell("kill", node=node)
+    for node, row in (await lab.tell("status"))["controllers"].items():
+        if row["power"] == "on":
+            await lab.tell("kill", node=node)
     for node in NODES:
         await lab.tell("boot", node=node)
     await lab.until_healthy()
