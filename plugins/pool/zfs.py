@@ -69,6 +69,8 @@ class ZfsPools(Pools):
         self._local: dict[str, bool] = {}  # of imported pools, by name
         self._sizes: dict[str, Size] = {}
         self._importing: dict[str, int] = {}  # guid -> how many callers are at it
+        self._rests = asyncio.Event()  # none of ours is: until then nobody has to search all processes for them
+        self._rests.set()
         self._keys: Mapping[str, str] = {}
         self._unsettled = False  # somebody could not be told the list because of an import: tell him when it is over
 
@@ -140,6 +142,7 @@ class ZfsPools(Pools):
         `pools` waits or raises; then the kernel's list says how it ended.
         """
         self._importing[guid] = self._importing.get(guid, 0) + 1
+        self._rests.clear()
         try:
             known = (self._known or {}).get(guid)
             await self._until_unattended({guid, "-a", *([known.name] if known else [])})
@@ -153,6 +156,8 @@ class ZfsPools(Pools):
             self._importing[guid] -= 1
             if not self._importing[guid]:
                 del self._importing[guid]
+            if not self._importing:
+                self._rests.set()
             self._tell()
         if name := (await self._names()).get(guid):
             await self._open(name)
@@ -258,6 +263,7 @@ class ZfsPools(Pools):
         try:
             async with asyncio.timeout(self._timing.import_wait_ms / 1000):
                 while True:
+                    await self._rests.wait()
                     await self._until_unattended(None)
                     states = await self._states()
                     if not self._importing and not await self._attended():
@@ -274,8 +280,7 @@ class ZfsPools(Pools):
         """Until no process imports any of these; None: until nobody imports anything."""
         while True:
             attended = await self._attended()
-            ours = list(self._importing) if targets is None else []
-            if not ours and not any(targets is None or target in targets for target in attended):
+            if not any(targets is None or target in targets for target in attended):
                 return
             await asyncio.sleep(_LOOK_MS / 1000)
 
