@@ -10,6 +10,7 @@ from support.fake_zfs import FakeZfs
 from support.host import FakeHost
 
 from middlewared.blockdevices import BlockDeviceWatch
+from middlewared.plugins.pool import kernel
 from middlewared.plugins.pool.commands import ZfsCommands
 from middlewared.plugins.pool.zfs import ZfsPools
 from middlewared.ports import Pool, PortError
@@ -211,6 +212,22 @@ async def test_while_an_import_is_under_way_nobody_says_not_imported(zfs: FakeZf
     zfs.appear("17")
     zfs.release(zfs.running()[0])
     assert await listing == [IMPORTED]
+
+
+async def test_our_own_import_is_not_searched_for_among_all_processes(
+    zfs: FakeZfs, driver: ZfsPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for the pools in the middle of a takeover must not slow it down."""
+    tank(zfs, hang_import=True)
+    await driver.pools()
+    importing = asyncio.create_task(driver.import_pool("17"))
+    await until(lambda: zfs.running() != [])
+    with monkeypatch.context() as patched:
+        patched.setattr(kernel, "importing", lambda root: pytest.fail("all processes are read"))
+        with pytest.raises(PortError, match="an import is under way"):
+            await driver.pools()
+    importing.cancel()
+    await asyncio.gather(importing, return_exceptions=True)
 
 
 async def test_an_import_that_a_dead_daemon_began_is_waited_for(host: FakeHost, zfs: FakeZfs, driver: ZfsPools) -> None:
