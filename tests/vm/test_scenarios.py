@@ -6,6 +6,7 @@ a table; emulated times are several times real ones: compare them with each othe
 """
 
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -117,6 +118,21 @@ async def upgraded_in_place(lab: VmLab, master: str) -> str:
     return master
 
 
+async def paired_again(lab: VmLab, master: str) -> str:
+    """As an administrator does it, with both daemons running."""
+    await lab.inside(other(master), "middlewared", "pair", "--forget")
+    await lab.until_reasons(master, {"NO_PONG"})
+    await lab.start_inside(master, "middlewared pair --show >/run/pairing 2>&1")
+
+    async def shows_a_code() -> bool:
+        return "Waiting" in await lab.inside(master, "sh", "-c", "cat /run/pairing || true")
+
+    await lab.until(f"{master} shows a code", shows_a_code)
+    [code] = re.findall(r"middlewared pair (\S+)", await lab.inside(master, "cat", "/run/pairing"))
+    await lab.inside(other(master), "middlewared", "pair", code)
+    return master
+
+
 async def keeper_killed(lab: VmLab, master: str) -> str:
     before = await lab.process(master, "fenced")
     await lab.tell("kill-keeper", node=master)
@@ -145,6 +161,7 @@ QUICK: tuple[Fault, ...] = (daemon_killed, planned_switchover)
 ALL: tuple[Fault, ...] = (
     *QUICK,
     keeper_killed,
+    paired_again,
     upgraded_in_place,
     heartbeat_cut,
     power_loss,
