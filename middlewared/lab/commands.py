@@ -17,12 +17,12 @@ from middlewared.lab.netns.layout import CLIENT, NETNS, PREFIX, SHELF
 from middlewared.lab.places import LINKS, LOOPBACK, NODES, LabError, Layout, Places, default_directory
 from middlewared.lab.vm.inside import inside, is_virtual, read_ledger
 from middlewared.lab.vm.layout import PREFIX as VM_PREFIX
-from middlewared.lab.vm.layout import VM
+from middlewared.lab.vm.layout import SHELVES, VM
 from middlewared.lines import LineClient, LineError, LineLost
 
 _GONE_TIMEOUT_S = 15.0
 _POLL_S = 0.1
-_CALL_TIMEOUT_MS = 15_000
+_CALL_TIMEOUT_MS = 60_000  # a shelf that is a machine boots
 
 _NODE_COMMANDS = {
     "kill": "power loss: every process of that controller dies by SIGKILL",
@@ -120,6 +120,15 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="two virtual machines with a real kernel, ZFS and systemd; needs root and qemu",
     )
+    up.add_argument(
+        "--shelf",
+        choices=SHELVES,
+        help="with --vm: what serves the disks: tgt (the default), or lio, a third machine with the kernel's target,"
+        " which keeps reservations over a loss of power",
+    )
+    up.add_argument(
+        "--paths", type=int, choices=(1, 2), help="with --vm: from each controller to each disk; 2: dm-multipath"
+    )
     add("down", "end the lab")
     add("status", "show controllers, links and disks").add_argument("--json", action="store_true", help="for programs")
     for name, text in _NODE_COMMANDS.items():
@@ -168,24 +177,34 @@ def _unknown(word: str, known: list[str]) -> str:
 
 
 def _up(places: Places, arguments: argparse.Namespace) -> int:
+    if not arguments.vm and (arguments.shelf or arguments.paths):
+        print("middlewared lab up: --shelf and --paths are for the lab of virtual machines: add --vm", file=sys.stderr)
+        return 2
+    layout = _layout(arguments)
     if arguments.vm:
         from middlewared.lab.vm.prepare import ensure
 
-        asyncio.run(ensure(lambda text: print(f"  {text}", flush=True)))
+        asyncio.run(ensure(lambda text: print(f"  {text}", flush=True), layout))
+    places = dataclasses.replace(places, layout=layout)
     if arguments.detach:
-        return asyncio.run(_up_detached(dataclasses.replace(places, layout=_layout(arguments)), _kind(arguments)))
+        return asyncio.run(_up_detached(places, _kind(layout)))
     from middlewared.lab.supervisor import run  # all of the lab: other subcommands start faster without
 
-    asyncio.run(run(dataclasses.replace(places, layout=_layout(arguments))))
+    asyncio.run(run(places))
     return 0
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
-    return VM if arguments.vm else NETNS if arguments.netns else LOOPBACK
+    if arguments.vm:
+        return dataclasses.replace(VM, shelf=arguments.shelf or VM.shelf, paths=arguments.paths or VM.paths)
+    return NETNS if arguments.netns else LOOPBACK
 
 
-def _kind(arguments: argparse.Namespace) -> list[str]:
-    return ["--vm"] if arguments.vm else ["--netns"] if arguments.netns else []
+def _kind(layout: Layout) -> list[str]:
+    """The words of `lab up` that make it."""
+    if layout.kind == "vm":
+        return ["--vm", "--shelf", layout.shelf, "--paths", str(layout.paths)]
+    return ["--netns"] if layout.kind == "netns" else []
 
 
 async def _up_detached(places: Places, kind: list[str]) -> int:

@@ -41,6 +41,8 @@ class Layout:
     disks: int
     services: tuple[str, ...] = ("iscsi", "nfs")  # of the pair
     healthy_s_max: int = 30  # from power on to a healthy pair
+    shelf: str = ""  # what serves the disks, where there is a choice: "tgt", "lio"
+    paths: int = 1  # from each controller to each disk
 
 
 LOOPBACK = Layout(

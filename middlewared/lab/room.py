@@ -160,7 +160,7 @@ class Room:
 
     async def restart_shelf(self) -> None:
         await self.around.restart_shelf()
-        self._fault("the shelf was restarted, and has forgotten all reservations")
+        self._fault("the shelf was restarted, and has forgotten the reservations that it was not told to keep")
 
     def set_property(self, node: str, name: str, value: Any) -> None:
         self.properties[node][name] = value

@@ -79,7 +79,7 @@ class Lab:
 
     async def tell(self, op: str, **args: Any) -> Any:
         """One operation of the room; `tell("kill", node="a")`."""
-        return await self._control.call(op, timeout_ms=15_000, **args)
+        return await self._control.call(op, timeout_ms=60_000, **args)
 
     async def set_property(self, node: str, key: str, value: str) -> None:
         await self.tell("set", node=node, key=key, value=value)

@@ -14,7 +14,8 @@ from middlewared.lab.netns.layout import CLIENT, CLIENT_ADDRESS, PREFIX_LENGTH, 
 from middlewared.lab.netns.namespaces import Network
 from middlewared.lab.places import NODES, LabError, Places
 from middlewared.lab.process import die_with_parent
-from middlewared.lab.vm import layout, net, prepare, setup
+from middlewared.lab.vm import layout, net, prepare, setup, shelf
+from middlewared.lab.vm.emulator import Boot
 from middlewared.lab.vm.image import Image
 from middlewared.lab.vm.inside import inside, notes
 from middlewared.lab.vm.machine import boot_of, fresh_mark
@@ -30,16 +31,16 @@ class VirtualMachines:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._network = Network(layout.PREFIX)
-        self._target = prepare.target(places.directory / SHELF, self._network)
+        self._target = self._shelf()
         self._held: dict[str, list[str]] = {node: [] for node in NODES}
         self._client: Process | None = None
 
     async def start(self) -> None:
         self._lock()
-        image, snapshots = await prepare.ensure(_say)
+        image, snapshots = await prepare.ensure(_say, self._places.layout)
         await self._lay_out(image, snapshots)
         try:
-            await prepare.open_network(self._network)
+            await prepare.open_network(self._network, self._places.layout)
             await self._network.add_machine(CLIENT)
             await self._network.plug(CLIENT, "eth0", f"{CLIENT_ADDRESS}/{PREFIX_LENGTH}")
             await self._target.start()
@@ -49,19 +50,23 @@ class VirtualMachines:
 
     async def _lay_out(self, image: Image, snapshots: prepare.Snapshots) -> None:
         """The machines' own disks, and the shelf's with an empty pool on them."""
-        shelf = self._places.directory / SHELF
-        shutil.rmtree(shelf, ignore_errors=True)
+        folder = self._places.directory / SHELF
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copy(image.installed, setup.package_file(self._places))
-        for node in NODES:
-            boot = boot_of(self._places, node)
+        boots = {node: boot_of(self._places, node) for node in NODES}
+        for node, boot in boots.items():
             boot.disk.parent.mkdir(mode=0o700)
-            boot.kernel.symlink_to(image.vmlinux)
-            boot.initrd.symlink_to(image.initrd)
             fresh_mark(self._places, node).touch()
-        copies = [(snapshots.disk(node), boot_of(self._places, node).disk) for node in NODES]
+        if self._places.layout.shelf == "lio":
+            boots[SHELF] = self._shelf_boot()
+        copies = [(snapshots.shelf, folder), *((snapshots.disk(name), boot.disk) for name, boot in boots.items())]
         try:
-            for here, there in (*copies, (snapshots.shelf, shelf)):
+            for here, there in copies:
                 await programs.output("cp", "-a", "--reflink=auto", str(here), str(there), timeout_ms=_COPY_MS)
+            for boot in boots.values():
+                boot.kernel.symlink_to(image.vmlinux)
+                boot.initrd.symlink_to(image.initrd)
+                await shelf.make_drives(boot.drives)
         except PortError as error:
             raise LabError(f"the machines' disks: {error}") from error
 
@@ -102,9 +107,10 @@ class VirtualMachines:
 
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
         """The kernel of one controller loses the disk, as when it is pulled out of its slot."""
-        name = f"scsi-3*{lun + 1:04x}"  # the target makes its designators so
-        each = f"for d in $(readlink -f /dev/disk/by-id/{name} | sort -u)"
-        remove = f"{each}; do echo 1 > /sys/block/${{d##*/}}/device/delete; done"
+        serial = shelf.DISKS[lun].serial
+        remove = (
+            f"for page in $(grep -l {serial} /sys/block/sd*/device/vpd_pg80); do echo 1 > ${{page%/*}}/delete; done"
+        )
         await self._inside(node, "sh", "-ec", remove if pulled else "iscsiadm -m session --rescan")
 
     async def replace_disk(self, lun: int) -> int:
@@ -139,6 +145,16 @@ class VirtualMachines:
         return {int(lun): holder for lun, holder in json.loads(told).items()}
 
     # ------------------------------------------------------------------------------------------ inside
+
+    def _shelf(self) -> shelf.Target:
+        kind = self._places.layout
+        if kind.shelf == "lio":
+            return shelf.LioShelf(self._shelf_boot(), self._network, paths=kind.paths)
+        return shelf.tgt(self._places.directory / SHELF, self._network, paths=kind.paths)
+
+    def _shelf_boot(self) -> Boot:
+        folder = self._places.directory / SHELF
+        return Boot(folder / "vmlinux", folder / "initrd", folder / "disk.qcow2", shelf.drives(folder))
 
     async def _inside(self, node: str, *words: str) -> str:
         """Run a program on a controller."""

@@ -12,18 +12,20 @@ from middlewared.lab.vm import layout
 from middlewared.lab.vm.wires import Agent, Wire, WireError
 
 _SOCKETS = ("qga.sock", "qmp.sock", "witness.sock")
-_APPEAR_S_MAX = 60.0  # a snapshot is read first
+_APPEAR_S_MAX = 60.0
 _POLL_S = 0.02
-SAVE_S_MAX = 300.0
+_SNAPSHOT_S_MAX = 300.0
+_SNAPSHOT_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a machine starts from: files."""
+    """What a machine starts from: files. `drives` are raw, and no part of its snapshot."""
 
     kernel: Path
     initrd: Path
     disk: Path
+    drives: tuple[Path, ...] = ()
 
 
 class Emulator:
@@ -53,7 +55,9 @@ class Emulator:
         for name in _SOCKETS:
             (self._folder / name).unlink(missing_ok=True)
         boot = self._boot
-        words = layout.command(self._node, self._folder, boot.kernel, boot.initrd, boot.disk, snapshot=snapshot)
+        words = layout.command(
+            self._node, self._folder, boot.kernel, boot.initrd, boot.disk, boot.drives, halted=snapshot
+        )
         self._process = await asyncio.create_subprocess_exec(
             *self._within, *words, stdin=DEVNULL, preexec_fn=die_with_parent
         )
@@ -64,6 +68,9 @@ class Emulator:
         except TimeoutError:
             raise WireError(f"qemu does not answer within {_APPEAR_S_MAX:.0f} s") from None
         await self.qmp.call("qmp_capabilities", timeout_s=_APPEAR_S_MAX)
+        if snapshot:
+            await self._snapshot("snapshot-load")
+            await self.qmp.call("cont")
         await self.agent.connect()
 
     async def _connected(self) -> bool:
@@ -80,10 +87,31 @@ class Emulator:
 
     async def save(self) -> None:
         """Keep the running machine in its disk. Raises WireError."""
-        words: dict[str, Any] = {"command-line": f"savevm {layout.SNAPSHOT}"}
-        said = await self.qmp.call("human-monitor-command", timeout_s=SAVE_S_MAX, **words)
-        if said.strip():
-            raise WireError(f"savevm: {said.strip()}")
+        await self._snapshot("snapshot-save")
+
+    async def _snapshot(self, command: str) -> None:
+        """A job of qemu's. Only the machine's own disk takes part: what a shelf serves is no past of the shelf's."""
+        words: dict[str, Any] = {
+            "job-id": command,
+            "tag": layout.SNAPSHOT,
+            "vmstate": layout.ROOT,
+            "devices": [layout.ROOT],
+        }
+        await self.qmp.call(command, **words)
+        try:
+            async with asyncio.timeout(_SNAPSHOT_S_MAX):
+                while (job := await self._job(command))["status"] != "concluded":
+                    await asyncio.sleep(_SNAPSHOT_POLL_S)
+        except TimeoutError:
+            raise WireError(f"{command}: not done within {_SNAPSHOT_S_MAX:.0f} s") from None
+        await self.qmp.call("job-dismiss", id=command)
+        if "error" in job:
+            raise WireError(f"{command}: {job['error']}")
+
+    async def _job(self, name: str) -> dict[str, Any]:
+        """One of qemu's jobs as it is now. It answers late while it writes or reads a machine's memory."""
+        jobs = await self.qmp.call("query-jobs", timeout_s=_SNAPSHOT_S_MAX)
+        return next(job for job in jobs if job["id"] == name)
 
     async def wait(self) -> None:
         """Until it is off."""

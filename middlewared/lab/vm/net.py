@@ -2,7 +2,7 @@
 
 from middlewared import programs
 from middlewared.lab.netns.namespaces import Network
-from middlewared.lab.vm.layout import MANAGEMENT_HOST, NICS, PREFIX, tap
+from middlewared.lab.vm.layout import MANAGEMENT_HOST, PREFIX, nics, tap
 
 SWITCH = "switch"
 _IP_MS = 10_000
@@ -20,6 +20,6 @@ async def open_switch(network: Network) -> None:
 
 async def plug(node: str) -> None:
     """A machine's cables; they stay when it is off, as a switch's ports do. Raises PortError."""
-    for nic in NICS:
+    for nic in nics(node):
         await _ip("tuntap", "add", "dev", tap(node, nic), "mode", "tap")
         await _ip("link", "set", tap(node, nic), "master", "br0", "up")

@@ -16,6 +16,7 @@ from middlewared.lab.vm.layout import (
     EXPORT_TARGET,
     EXPORT_UNIT,
     HOST_ID,
+    INITIATOR,
     MANAGEMENT_NIC,
     NICS,
     POOL,
@@ -57,6 +58,7 @@ timeout_ms = 10000
 heartbeat_ms = 500
 alive_ms = 1500
 lost_ms = 8000
+sentinels = 2  # the rest of the disks keep their reservations over a loss of power, where the shelf can
 
 [failover]
 import_ms_max = 300000
@@ -69,6 +71,21 @@ serial = "{serial}"
 [network]
 heartbeat = "{heartbeat_nic}"
 ignored = ["{san}", "{management}"]
+"""
+
+# As their makers recommend for disks that are shared: every disk by its own name, and errors that are told at once.
+_MULTIPATH = """\
+defaults {
+    user_friendly_names no
+    find_multipaths no
+    polling_interval 2
+}
+blacklist {
+    devnode "^vd"
+}
+overrides {
+    no_path_retry fail
+}
 """
 
 _UNITS = {
@@ -136,7 +153,7 @@ async def connect(agent: Agent, node: str) -> None:
         f"""
         echo controller-{node} > /etc/hostname
         zgenhostid -f {HOST_ID[node]}
-        echo InitiatorName=iqn.2026-11.org.middlewared.lab:{node} > /etc/iscsi/initiatorname.iscsi
+        echo InitiatorName={INITIATOR[node]} > /etc/iscsi/initiatorname.iscsi
         modprobe -a zfs iscsi_tcp sg nf_tables
         ifup -a
         systemctl start iscsid
@@ -146,19 +163,29 @@ async def connect(agent: Agent, node: str) -> None:
 
 
 async def log_in(agent: Agent) -> None:
-    """To the shelf, now and at every boot. Raises WireError when not all disks appear."""
+    """To every portal of the shelf, now and at every boot; dm-multipath where there are two. Raises WireError when not
+    all disks appear."""
     portal, _, target = PORTAL.partition("/")
     await agent.script(
         f"""
         iscsiadm -m discovery -t sendtargets -p {portal}
         iscsiadm -m node -T {target} -o update -n node.startup -v automatic
         iscsiadm -m node -T {target} -o update -n node.session.timeo.replacement_timeout -v 5
+        paths=$(iscsiadm -m node | wc -l)
+        if test $paths -gt 1; then
+            printf '%s' '{_MULTIPATH}' > /etc/multipath.conf
+            systemctl --quiet enable --now multipathd.service
+        fi
         iscsiadm -m node -T {target} --login
-        for try in $(seq 100); do
-            test $(ls /dev/disk/by-id/ | grep -c '^scsi-3[0-9a-f]*$') -ge {DISKS} && exit 0
+        for try in $(seq 200); do
+            seen=$(ls /sys/block/ | grep -c '^sd') || true
+            links=$(ls /dev/disk/by-id/ | grep -c '^scsi-3[0-9a-f]*$') || true
+            maps=$(ls /dev/mapper/ | grep -c '^3[0-9a-f]*$') || true
+            test $paths -gt 1 || maps={DISKS}
+            test $seen -ge $(({DISKS} * paths)) -a $links -ge {DISKS} -a $maps -ge {DISKS} && exit 0
             sleep 0.1
         done
-        ls -l /dev/disk/by-id
+        ls -l /dev/disk/by-id /dev/mapper
         exit 1
         """,
         timeout_s=_SLOW_S,

@@ -34,6 +34,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["set", "a", "nics", "eth9"], "nics takes none, or some of eth0,eth1"),
         (["set", "a", "reboot_reasons", "rain"], "reboot_reasons takes none, or some of UPGRADE,FIPS,GPOSSTIG"),
         (["set", "pools", "many"], "pools takes default or none"),
+        (["up", "--vm", "--shelf", "scst"], "choose from tgt, lio"),
+        (["up", "--vm", "--paths", "3"], "choose from 1, 2"),
+        (["up", "--shelf", "lio"], "are for the lab of virtual machines: add --vm"),
+        (["up", "--netns", "--paths", "2"], "are for the lab of virtual machines: add --vm"),
     ],
 )
 def test_wrong_words_are_explained(capsys: pytest.CaptureFixture[str], words: list[str], hint: str) -> None:

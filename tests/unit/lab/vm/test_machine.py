@@ -44,7 +44,7 @@ def test_a_machine_that_never_spoke(tmp_path: Path) -> None:
 
 
 def test_the_two_machines_differ_where_they_must() -> None:
-    a, b = (layout.command(node, Path("x"), Path("k"), Path("i"), Path("d"), snapshot=True) for node in NODES)
+    a, b = (layout.command(node, Path("x"), Path("k"), Path("i"), Path("d"), halted=True) for node in NODES)
     assert len(a) == len(b)
     differing = {one for one, two in zip(a, b, strict=True) if one != two}
     assert sum("mac=" in word for word in differing) == len(layout.NICS)
