@@ -76,16 +76,22 @@ class Lane:
         self._late = 0
 
     async def run(self, function: Callable[[], T], timeout_ms: int) -> T:
-        """Raises TimeoutError when the call does not come back in time, or earlier ones still have not."""
+        """Raises TimeoutError when the call does not come back in time, or earlier ones still have not.
+
+        One whose caller gives up (cancels) is late, too.
+        """
         if self._late >= self._late_max:
             raise TimeoutError
         running = self._workers.submit(function)
-        done, _ = await asyncio.wait([running], timeout=timeout_ms / 1000)
-        if done:
-            return running.result()
-        self._late += 1
-        running.add_done_callback(self._returned)
-        raise TimeoutError
+        try:
+            await asyncio.wait([running], timeout=timeout_ms / 1000)
+        finally:
+            if not running.done():
+                self._late += 1
+                running.add_done_callback(self._returned)
+        if not running.done():
+            raise TimeoutError
+        return running.result()
 
     def _returned(self, running: "asyncio.Future[Any]") -> None:
         self._late -= 1

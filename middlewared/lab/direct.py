@@ -34,7 +34,7 @@ class DirectTransport:
         """The way to the disk, which may be long, or nowhere."""
         if self.lun in self.source.pulled:
             raise TransportError(f"{self.serial}: disk {self.lun} is not there")
-        if self.source.cut or self.lun in self.source.hung:
+        if self.source.cut or self.lun in self.source.hung or self.nexus in self.source.lost:
             await asyncio.sleep(timeout_ms / 1000)
             raise TransportError(f"{self.serial}: no answer within {timeout_ms} ms")
         await asyncio.sleep(self.source.latency_ms / 2000)
@@ -50,6 +50,7 @@ class DirectSource:
     cut: bool = False
     hung: set[int] = field(default_factory=set)
     pulled: set[int] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)  # cables that lead nowhere, by the name that the shelf knows them by
     commands: int = 0  # carried so far
 
     def __post_init__(self) -> None:

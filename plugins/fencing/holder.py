@@ -1,6 +1,7 @@
 """Keeping reservations that we hold: show life on them, check them, and say at once when they are lost."""
 
 import asyncio
+import functools
 import itertools
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from middlewared.plugins.fencing.transport import (
 from middlewared.settings import FenceSettings
 
 UNPROVEN_MS = float("-inf")
+BEAT_SHARE = 0.5  # of a heartbeat: so long a path may lag behind another of its disk before it is left alone
 POSSIBLE_KEYS_MAX = 4  # of one path, while the outcome of a command on it is unknown
 NEW_PATHS_MAX = 64  # disks with a path that we have not registered yet: so many are looked after in one beat
 
@@ -60,9 +62,10 @@ class Holder:
         self._held: dict[str, _Held] = {}
         self._registered: dict[Transport, tuple[int, ...]] = {}  # keys that a path may have, likeliest first
         self._confirmed: set[Transport] = set()  # paths that are known to be registered
+        self._beating: dict[Transport, asyncio.Task[bool]] = {}  # of disks with several paths: commands under way
         self._retry_ms: dict[str, float] = {}  # disks that we failed to join
         self._busy: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = 0
         self._swept_ms = 0.0
         self._error: BaseException | None = None
@@ -108,7 +111,7 @@ class Holder:
 
         Should one come back, it is a new disk: whoever has it is looked for before it is taken (`_join`).
         """
-        gone = set(serials) - self._busy
+        gone = set(serials) - self._busy - {path.serial for path in self._beating}
         held = [self._held.pop(serial) for serial in gone & self._held.keys()]
         for serial in gone:
             self.failed.pop(serial, None)
@@ -123,7 +126,8 @@ class Holder:
     async def end(self) -> None:
         """Stop tending, and wait for what is under way: a late command must not register us again."""
         self.active = False
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:  # one may have begun another
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         self._held.clear()
         self._registered.clear()
         self._confirmed.clear()
@@ -256,21 +260,52 @@ class Holder:
         """
         new, paths = make_key(self._host_id, self.generation), held.disk.paths
         aptpl = held.disk.persists and not shown
-        answers: Sequence[bool | BaseException]
         if len(paths) == 1:  # the common case, without tasks
-            answers = [await self._beat_path(paths[0], new, aptpl)]
+            registered = await self._beat_path(paths[0], new, aptpl)
         else:
-            beats = (self._beat_path(path, new, aptpl) for path in paths)
-            answers = await asyncio.gather(*beats, return_exceptions=True)
-        lost = [answer for answer in answers if isinstance(answer, BaseException)]
-        for error in lost:
-            if not isinstance(error, TransportError) or len(lost) == len(answers):
-                raise error
-        if not all(answer for answer in answers if isinstance(answer, bool)):
+            registered = await self._beat_paths(paths, new, aptpl)
+        if not registered:
             return False
         if self._pulse.notice() == lapses:
             held.verified_ms, held.waiting_ms = self._pulse.now_ms(), None
         return True
+
+    async def _beat_paths(self, paths: Sequence[Transport], new: int, aptpl: bool) -> bool:
+        """Whether those that answered are registered; raises TransportError when none does.
+
+        A path that hangs is not waited for where another has shown life, or our key would stand still and we be taken
+        for dead. It gets no other command until that one has ended, as long as the kernel or a time-out may need.
+        """
+        loop = asyncio.get_running_loop()
+        pending = set()
+        for path in paths:
+            if path not in self._beating:
+                task = self._beating[path] = loop.create_task(self._beat_path(path, new, aptpl))
+                self._tasks.add(task)
+                task.add_done_callback(functools.partial(self._beaten, path))
+                pending.add(task)
+        answers: list[bool] = []
+        lost = TransportError(f"{paths[0].serial}: every path hangs")
+        ends_s = loop.time() + self._settings.heartbeat_ms * BEAT_SHARE / 1000
+        while pending:
+            left_s = max(0.0, ends_s - loop.time()) if any(answers) else None
+            done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                try:
+                    answers.append(task.result())
+                except TransportError as error:
+                    lost = error
+        if not answers:
+            raise lost
+        return all(answers)
+
+    def _beaten(self, path: Transport, task: asyncio.Task[bool]) -> None:
+        self._tasks.discard(task)
+        del self._beating[path]
+        if not task.cancelled() and not isinstance(task.exception(), TransportError | None):
+            self._error = task.exception()
 
     async def _beat_path(self, path: Transport, new: int, aptpl: bool) -> bool:
         known = self._registered.get(path, ())

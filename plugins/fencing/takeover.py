@@ -262,9 +262,9 @@ async def _park(disk: Disk, now: Reading, host_id: int, timeout_ms: int) -> None
     """
     held, parked = now.reservation, parked_key(host_id)
     ours = held is not None and host_of(held.key) == host_id and held.kind == OURS_KIND
-    if ours and parked in now.keys:  # what is left of ours are registrations that no path of today has
+    if ours and parked in now.keys:  # what is left of ours are registrations that no working path of today has
         for ghost in sorted(set(now.own(host_id)) - {parked}):
-            await _preempt(disk.paths[0], parked, ghost, timeout_ms)
+            await _evict_ghost(disk, parked, ghost, timeout_ms)
         return
     known = now.own(host_id) if ours else ()
 
@@ -276,3 +276,13 @@ async def _park(disk: Disk, now: Reading, host_id: int, timeout_ms: int) -> None
         await command(path, *scsi_pr.register_and_ignore(0), timeout_ms=timeout_ms)
 
     await asyncio.gather(*(on(path) for path in disk.paths), return_exceptions=True)
+
+
+async def _evict_ghost(disk: Disk, key: int, ghost: int, timeout_ms: int) -> None:
+    """By whichever path is alive and has `key`; the disk refuses the others, and the next reading tells."""
+    works = (_preempt(path, key, ghost, timeout_ms) for path in disk.paths)
+    answers = await asyncio.gather(*works, return_exceptions=True)
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    for failure in failures:
+        if not isinstance(failure, TransportError | DiskRefused) or len(failures) == len(answers):
+            raise failure

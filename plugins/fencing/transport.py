@@ -1,9 +1,9 @@
 """How commands reach disks: what a transport is, one command with its deadline, and the reading of reservations."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from middlewared.plugins.fencing import scsi, scsi_pr
 from middlewared.plugins.fencing.logic import Reading
@@ -13,6 +13,7 @@ from middlewared.ports import Finding
 
 TRIES_MAX = 16  # of one command: unit attentions stack up, and each eats one try
 BUSY_WAIT_MS = 5
+PATIENCE = 10  # a path that has not answered in so many parts of the deadline is not waited for alone
 
 T = TypeVar("T")
 
@@ -93,14 +94,14 @@ async def command(path: Transport, cdb: bytes, data: bytes = b"", *, timeout_ms:
 
 
 async def read(disk: Disk, timeout_ms: int) -> Reading:
-    """Keys and reservation of a disk, by the first path that answers. Raises TransportError or DiskRefused."""
+    """Keys and reservation of a disk, by the path that answers first. Raises TransportError or DiskRefused."""
 
     async def by(path: Transport) -> Reading:
         generation, keys = await _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms)
         _, reservation = await _ask(path, scsi_pr.read_reservation(), scsi_pr.parse_reservation, timeout_ms)
         return Reading(generation, keys, reservation)
 
-    return await _first_path(disk, by)
+    return await _first_path(disk, by, timeout_ms)
 
 
 async def read_keys(disk: Disk, timeout_ms: int) -> tuple[int, ...]:
@@ -109,7 +110,7 @@ async def read_keys(disk: Disk, timeout_ms: int) -> tuple[int, ...]:
     async def by(path: Transport) -> tuple[int, ...]:
         return (await _ask(path, scsi_pr.read_keys(), scsi_pr.parse_keys, timeout_ms))[1]
 
-    return await _first_path(disk, by)
+    return await _first_path(disk, by, timeout_ms)
 
 
 async def persists(path: Transport, timeout_ms: int) -> bool:
@@ -135,14 +136,28 @@ async def aborts(path: Transport, timeout_ms: int) -> bool:
     return Out.PREEMPT not in has or Out.PREEMPT_AND_ABORT in has
 
 
-async def _first_path(disk: Disk, by: Callable[[Transport], Awaitable[T]]) -> T:
-    lost: TransportError | None = None
-    for path in disk.paths:
-        try:
-            return await by(path)
-        except TransportError as error:
-            lost = error
-    raise lost or TransportError(f"{disk.serial}: no path")
+async def _first_path(disk: Disk, by: Callable[[Transport], Coroutine[Any, Any, T]], timeout_ms: int) -> T:
+    """One path after another; the next is asked too while the one before is slow, as a dead one is at first."""
+    if len(disk.paths) == 1:  # the common case, without tasks
+        return await by(disk.paths[0])
+    loop, left = asyncio.get_running_loop(), list(disk.paths)
+    asked: set[asyncio.Task[T]] = set()
+    lost = TransportError(f"{disk.serial}: no path")
+    try:
+        while left or asked:
+            if left:
+                asked.add(loop.create_task(by(left.pop(0))))
+            patience_s = timeout_ms / PATIENCE / 1000 if left else None
+            done, asked = await asyncio.wait(asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            for answer in done:
+                try:
+                    return answer.result()
+                except TransportError as error:
+                    lost = error
+        raise lost
+    finally:
+        for late in asked:
+            late.cancel()
 
 
 async def _ask(path: Transport, cdb: bytes, parse: Callable[[bytes], T], timeout_ms: int) -> T:

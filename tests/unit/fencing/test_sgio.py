@@ -1,7 +1,9 @@
 """SG_IO on a fake kernel: the struct, what may go wrong in it, and threads that hang."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,22 @@ async def test_a_lane_is_narrow() -> None:
     assert await lane.run(lambda: 7, 30_000) == 7
     with pytest.raises(ZeroDivisionError):
         await lane.run(lambda: 1 // 0, 30_000)
+
+
+async def test_a_call_that_was_given_up_counts_until_it_comes_back() -> None:
+    """Or whoever asks again and again, and each time takes another path's answer, would use up all threads."""
+    lane, thaw = Lane(Workers(8), late_max=1), threading.Event()
+    given_up = asyncio.create_task(lane.run(lambda: thaw.wait(60), 30_000))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    with pytest.raises(TimeoutError):
+        await lane.run(lambda: 7, 30_000)
+    thaw.set()
+    async with asyncio.timeout(30):
+        while True:
+            with suppress(TimeoutError):
+                assert await lane.run(lambda: 7, 30_000) == 7
+                break
+            await asyncio.sleep(0.001)

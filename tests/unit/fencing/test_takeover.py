@@ -142,7 +142,10 @@ async def test_every_path_is_registered() -> None:
     assert taken.result.code is FenceCode.OK
     assert owners(shelf) == {(MINE, (MINE, MINE))}
     one.cut = True
-    assert await release_all(disks, US, TIMEOUT_MS) != {}, "one path stays registered, and that is said"
+    assert await release_all(disks, US, TIMEOUT_MS) == {}
+    assert owners(shelf) == {(PARKED, (PARKED,))}, "nothing of the dead path stays"
+    two.cut = True
+    assert await release_all(disks, US, TIMEOUT_MS) != {}
 
 
 async def test_unit_attentions_do_not_disturb() -> None:
