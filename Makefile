@@ -56,7 +56,7 @@ torture: venv-test   ## change the configuration while everything breaks, an hou
 netns: venv-test     ## keepalived, nftables and the lab's fault matrix in network namespaces; NETNS_RUNS=20 times each
 	@exec $(CHECK) netns
 
-test-vm: venv-test   ## power loss, freezes, cut cables and more on two virtual machines; as root, 20 minutes
+test-vm: venv-test   ## power loss, freezes, cut cables and more on two virtual machines; as root, 20 minutes; `VM_SHELF=lio VM_PATHS=2 make test-vm`
 	@$(PYTHON) scripts/bootstrap.py --vm
 	@VM_ALL=1 VM_BUILD=1 exec $(BIN)/python -m pytest -s tests/vm $(ARGS)
 

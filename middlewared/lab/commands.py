@@ -106,29 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, text: str, **options: Any) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], **options)
 
-    up = add("up", "start the lab; Ctrl-C ends it")
-    up.add_argument(
-        "--detach", action="store_true", help="start it in the background, and return when both controllers are healthy"
-    )
-    up.add_argument(
-        "--netns",
-        action="store_true",
-        help="in network namespaces, with keepalived, nftables and an iSCSI target for real; needs root",
-    )
-    up.add_argument(
-        "--vm",
-        action="store_true",
-        help="two virtual machines with a real kernel, ZFS and systemd; needs root and qemu",
-    )
-    up.add_argument(
-        "--shelf",
-        choices=SHELVES,
-        help="with --vm: what serves the disks: tgt (the default), or lio, a third machine with the kernel's target,"
-        " which keeps reservations over a loss of power",
-    )
-    up.add_argument(
-        "--paths", type=int, choices=(1, 2), help="with --vm: from each controller to each disk; 2: dm-multipath"
-    )
+    _describe_up(add("up", "start the lab; Ctrl-C ends it"))
     add("down", "end the lab")
     add("status", "show controllers, links and disks").add_argument("--json", action="store_true", help="for programs")
     for name, text in _NODE_COMMANDS.items():
@@ -159,6 +137,31 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).add_argument("words", nargs="+", metavar="a|b KEY VALUE", help="see below")
     return parser
+
+
+def _describe_up(up: argparse.ArgumentParser) -> None:
+    up.add_argument(
+        "--detach", action="store_true", help="start it in the background, and return when both controllers are healthy"
+    )
+    up.add_argument(
+        "--netns",
+        action="store_true",
+        help="in network namespaces, with keepalived, nftables and an iSCSI target for real; needs root",
+    )
+    up.add_argument(
+        "--vm",
+        action="store_true",
+        help="two virtual machines with a real kernel, ZFS and systemd; needs root and qemu",
+    )
+    up.add_argument(
+        "--shelf",
+        choices=SHELVES,
+        help="with --vm: what serves the disks: tgt (the default), or lio, a third machine with the kernel's target,"
+        " which keeps reservations over a loss of power",
+    )
+    up.add_argument(
+        "--paths", type=int, choices=(1, 2), help="with --vm: from each controller to each disk; 2: dm-multipath"
+    )
 
 
 def _disk(word: str) -> int:

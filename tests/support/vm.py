@@ -1,17 +1,20 @@
 """Hands and eyes of tests on the lab of virtual machines."""
 
 import asyncio
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from middlewared.lab.places import NODES, Places
 from middlewared.lab.vm import inside
-from middlewared.lab.vm.layout import POOL
+from middlewared.lab.vm.layout import POOL, VM
 from middlewared.lab.vm.ledger import gap_ms, read_notes
 from support.lab import Lab
 from support.netns import Machine
 
+# What the shelf of this run is, and by how many paths it is reached: `middlewared lab up --shelf … --paths …`.
+KIND = replace(VM, shelf=os.environ.get("VM_SHELF", VM.shelf), paths=int(os.environ.get("VM_PATHS", VM.paths)))
 _SCRUB = f"zpool scrub -w {POOL} && zpool status -p {POOL}"
 
 
@@ -92,6 +95,19 @@ class VmLab(Lab):
             return await self.reasons(node) == wanted
 
         await self.until(f"{node} says {wanted}", holds)
+
+    async def holders(self) -> list[str | None]:
+        """Who holds each disk, by the shelf's own word."""
+        return [disk["holder"] for disk in (await self.tell("status"))["disks"]]
+
+    async def until_paths(self, node: str, *, failed: int) -> None:
+        """Until so many paths of a controller are dead by dm-multipath's own word, and all the others work."""
+
+        async def holds() -> bool:
+            states = (await self.inside(node, "multipathd", "show", "paths", "raw", "format", "%t")).split()
+            return sorted(states) == ["active"] * (KIND.paths * KIND.disks - failed) + ["failed"] * failed
+
+        await self.until(f"{failed} paths of {node} are dead", holds)
 
     async def process(self, node: str, name: str) -> int | None:
         """The process of one of the controller's units, as the onlooker inside sees it."""

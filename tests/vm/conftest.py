@@ -1,4 +1,7 @@
-"""The lab of virtual machines for the tests. Skipped, loudly, where it is not possible or nothing is built yet."""
+"""The lab of virtual machines for the tests. Skipped, loudly, where it is not possible or nothing is built yet.
+
+VM_SHELF and VM_PATHS choose what `middlewared lab up` does with --shelf and --paths.
+"""
 
 import os
 import shutil
@@ -10,13 +13,13 @@ from pathlib import Path
 import pytest
 from support.lab import processes, run
 from support.netns import Machine
-from support.vm import VmLab
+from support.vm import KIND, VmLab
 
 from middlewared.lab.netns.layout import CLIENT
 from middlewared.lab.netns.namespaces import Network
 from middlewared.lab.places import Places
 from middlewared.lab.vm.image import Image, missing
-from middlewared.lab.vm.layout import PREFIX, VM
+from middlewared.lab.vm.layout import PREFIX
 
 BUILD = "VM_BUILD"  # set by `make test-vm`: build what is not cached, which may take a quarter of an hour
 
@@ -30,12 +33,13 @@ def vm_lab() -> Iterator[Places]:
     if why:
         pytest.skip(why)
     directory = Path(tempfile.mkdtemp(prefix="mw-vm-"))
-    started = run("up", "--vm", "--detach", directory=directory, timeout_s=3600)
+    kind = ("--vm", "--shelf", KIND.shelf, "--paths", str(KIND.paths))
+    started = run("up", *kind, "--detach", directory=directory, timeout_s=3600)
     if started.returncode != 0:
         logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in sorted(directory.rglob("*.log")))
         run("down", directory=directory)
         pytest.fail(f"the lab does not start: {started.stdout}{started.stderr}\n{logs}")
-    yield Places(directory, VM)
+    yield Places(directory, KIND)
     ended = run("down", directory=directory)
     assert ended.returncode == 0, ended.stderr
     assert processes(directory) == []

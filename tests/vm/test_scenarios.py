@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from support import plain
-from support.vm import Row, VmLab
+from support.vm import KIND, Row, VmLab
 
 from middlewared.lab.places import other
 from middlewared.lab.vm.image import SITE_PACKAGES
+from middlewared.lab.vm.layout import PORTALS
 
 ALONE = {"NO_PONG", "NO_CARRIER_ON_HEARTBEAT"}
 _UPGRADE = """
@@ -26,6 +27,11 @@ mv middlewared middlewared.old
 mv middlewared.new middlewared
 rm -r middlewared.old
 systemctl restart --no-block fenced middlewared
+"""
+_PATH_CUT = """
+nft add table ip lab
+nft add chain ip lab out '{{ type filter hook output priority 0; }}'
+nft add rule ip lab out ip daddr {address} drop
 """
 Fault = Callable[[VmLab, str], Awaitable[str]]  # breaks something of the MASTER; who is MASTER when all is mended
 
@@ -157,6 +163,35 @@ async def both_at_once(lab: VmLab, master: str) -> str:
     return await lab.until_healthy()
 
 
+async def reservations_outlive_the_shelf(lab: VmLab, master: str) -> str:
+    """Nobody lives who could take them again, and yet the shelf knows them after a loss of power: on all disks but
+    those where life is shown."""
+    await lab.tell("kill", node=master)
+    await lab.tell("restart-shelf")
+    assert await lab.holders() == [None, None, master, master]
+    await lab.until_served_by(other(master))
+    await lab.tell("boot", node=master)
+    return other(master)
+
+
+async def one_path_cut(lab: VmLab, master: str) -> str:
+    """First one, then the other: nobody moves. By the one that is left the disks are given back, too."""
+    for address in PORTALS:
+        await lab.inside(master, "sh", "-ec", _PATH_CUT.format(address=address))
+        try:
+            await lab.until_paths(master, failed=KIND.disks)
+            await lab.until_served_by(master)
+            assert await lab.status(master) == "MASTER"
+            assert await lab.holders() == [master] * KIND.disks
+            if address == PORTALS[-1]:
+                await lab.call(master, "failover.become_passive")
+                await lab.until_served_by(other(master))
+        finally:
+            await lab.inside(master, "sh", "-c", "nft delete table ip lab || true")
+        await lab.until_paths(master, failed=0)
+    return other(master)
+
+
 QUICK: tuple[Fault, ...] = (daemon_killed, planned_switchover)
 ALL: tuple[Fault, ...] = (
     *QUICK,
@@ -174,6 +209,10 @@ ALL: tuple[Fault, ...] = (
     both_at_once,
 )
 SCENARIOS = ALL if os.environ.get("VM_ALL") else QUICK  # `make test-vm` sets it
+SPECIAL: tuple[Fault, ...] = (
+    *((reservations_outlive_the_shelf,) if KIND.shelf == "lio" else ()),
+    *((one_path_cut,) if KIND.paths > 1 else ()),
+)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +226,7 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
         print("\n".join(map(str, rows)))
 
 
-@pytest.mark.parametrize("fault", SCENARIOS, ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize("fault", [*SPECIAL, *SCENARIOS], ids=lambda fault: fault.__name__)
 async def test_the_pair_survives(lab: VmLab, fault: Fault, table: list[Row]) -> None:
     master = await lab.until_healthy()
     await lab.until_served_by(master)
