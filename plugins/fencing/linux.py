@@ -46,6 +46,7 @@ class LinuxDisks:
         self._ioctl = ioctl
         self._workers = Workers()
         self._paths: dict[tuple[str, str], AnyPath] = {}  # by serial and node
+        self._lasting: set[str] = set()  # disks that can keep reservations: known of a disk, whichever path told
         self._disks: dict[str, Disk] = {}
         self._listeners: list[Callable[[], None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,7 +94,8 @@ class LinuxDisks:
                     unopened = True
                 else:
                     self._paths[place] = path
-                    if place not in before:
+                    path.persists = device.serial in self._lasting
+                    if not path.persists and place not in before:
                         self._learn(path)
         self._publish()
         if unopened and self._reopen is None:
@@ -123,17 +125,21 @@ class LinuxDisks:
 
     async def _do_learn(self, path: AnyPath) -> None:
         try:
-            path.persists = await persists(path, LOOK_MS_MAX)
+            lasts = await persists(path, LOOK_MS_MAX)
         except TransportError as error:
             log.warning("disk %s: %s", path.serial, error)
-        if path.persists:
+            return
+        if lasts and path.serial not in self._lasting:
+            self._lasting.add(path.serial)
+            for place, one in self._paths.items():
+                one.persists = place[0] in self._lasting
             self._publish()
 
     def _publish(self) -> None:
         disks = {}
         for device in self._shared():
             paths = [self._paths[place] for node in _nodes(device) if (place := (device.serial, node)) in self._paths]
-            disks[device.serial] = Disk(device.serial, tuple(paths), bool(paths) and all(one.persists for one in paths))
+            disks[device.serial] = Disk(device.serial, tuple(paths), device.serial in self._lasting)
         self._disks = disks
         for listener in self._listeners:
             listener()

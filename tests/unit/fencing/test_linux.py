@@ -37,7 +37,14 @@ class Site:
             self.scsi(name, address, lun, f"sg{number}")
         self.host.nvme("nvme0n1", controller="nvme0", serial="N1", wwid="eui.0025384a")
         shelf = Shelf([ShelfDisk(lun, f"ZR{lun}", 1 << 20) for lun in range(3)], target=LASTING)
-        units = {"sg0": ("a1", 0), "sg1": ("a2", 0), "sg2": ("a1", 1), "sg3": ("a2", 1), "sg4": ("a1", 2)}
+        units = {
+            "sg0": ("a1", 0),
+            "sg1": ("a2", 0),
+            "sg2": ("a1", 1),
+            "sg3": ("a2", 1),
+            "sg4": ("a1", 2),
+            "sg5": ("a3", 0),
+        }
         self.sg = SgKernel(shelf, units)
         self.nvme = NvmeKernel(Reservations(LASTING, lambda _, __: None, lambda _: None), "a")
         self.events, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -105,6 +112,24 @@ async def test_a_disk_that_comes_and_a_path_that_goes(site: Site) -> None:
             changed.clear()
             await changed.wait()
     assert source.disks()["ZR0"].paths == (kept,), "what stays keeps its object: the keeper knows it by that"
+    await source.stop()
+
+
+async def test_a_path_that_comes_later_leaves_what_the_disk_is_told_to_keep(site: Site) -> None:
+    """What a disk can is known of it, not of a path: one that has not been asked yet would have it forget."""
+    source = site.source()
+    changed = asyncio.Event()
+    await source.start()
+    source.on_change(changed.set)
+    assert source.disks()["ZR0"].persists
+    site.sg.hung = {"sg5"}
+    site.scsi("sdf", "2:0:0:0", 0, "sg5")
+    site.stir()
+    async with asyncio.timeout(30):
+        while len(source.disks()["ZR0"].paths) != 3:
+            changed.clear()
+            await changed.wait()
+    assert source.disks()["ZR0"].persists
     await source.stop()
 
 
