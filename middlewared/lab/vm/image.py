@@ -116,7 +116,7 @@ class Image:
             if not layer.exists():
                 self._make(layer, make)
             layer.touch()
-        for kind in ("kernel", "system", "package"):
+        for kind in ("kernel", "system", "package", "pair", "shelf"):  # the last two are prepare.Snapshots'
             self._forget_old(kind)
 
     # ------------------------------------------------------------------------------------------ layers

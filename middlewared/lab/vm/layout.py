@@ -31,7 +31,7 @@ EXPORT_TARGET = "iqn.2026-11.org.middlewared.lab:export"
 EXPORT_UNIT = 1
 MEMORY_MB = 1024
 SNAPSHOT = "booted"
-ROOT = "root"  # qemu's name of the disk that a machine boots from, and that its snapshot is in
+ROOT = "own"  # qemu's name of the image that a machine boots from, and that its snapshot is in
 WITNESS_PORT = "org.middlewared.witness"
 
 VM = Layout(
@@ -100,8 +100,8 @@ def command(
         *("-append", f"{_KERNEL_LINE} systemd.machine_id={machine_id(node)} systemd.hostname={HOSTNAME[node]}"),
         *("-smbios", f"type=1,manufacturer=QEMU,product=middlewared-lab,serial={SERIAL[node]}"),
         *("-smbios", f"type=3,asset=middlewared-{node}"),
-        *("-drive", f"file={disk},if=none,id={ROOT},node-name={ROOT},format=qcow2,cache=unsafe,aio=threads"),
-        *("-device", f"virtio-blk-pci,drive={ROOT}", "-device", "virtio-rng-pci"),
+        *("-drive", f"file={disk},if=none,id=root,node-name={ROOT},format=qcow2,cache=unsafe,aio=threads"),
+        *("-device", "virtio-blk-pci,drive=root", "-device", "virtio-rng-pci"),
         *("-device", "i6300esb", "-action", "watchdog=reset"),
     ]
     for path in drives:

@@ -56,14 +56,15 @@ class Snapshots:
 
     async def make(self, kind: Layout) -> None:
         """What is needed and not there yet. Raises LabError."""
-        if not self._pair.exists():
-            self._say("booting the pair for the first time, and keeping it: a minute")
-            await self._make(self._pair, self._boot_pair)
-        if kind.shelf == "lio" and not self._lio.exists():
-            self._say("booting the shelf for the first time, and keeping it: half a minute")
-            await self._make(self._lio, self._boot_shelf)
+        await self._make(self._pair, self._boot_pair, "booting the pair for the first time, and keeping it: a minute")
+        if kind.shelf == "lio":
+            await self._make(self._lio, self._boot_shelf, "booting the shelf for the first time, and keeping it")
 
-    async def _make(self, folder: Path, work: Callable[[Path, Network], Awaitable[None]]) -> None:
+    async def _make(self, folder: Path, work: Callable[[Path, Network], Awaitable[None]], words: str) -> None:
+        if folder.exists():
+            folder.touch()
+            return
+        self._say(words)
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700, parents=True)
