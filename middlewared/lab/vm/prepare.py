@@ -61,8 +61,7 @@ class Snapshots:
             await self._make(self._lio, self._boot_shelf, "booting the shelf for the first time, and keeping it")
 
     async def _make(self, folder: Path, work: Callable[[Path, Network], Awaitable[None]], words: str) -> None:
-        if folder.exists():
-            folder.touch()
+        if await asyncio.to_thread(_used, folder):
             return
         self._say(words)
         part = folder.with_suffix(".part")
@@ -115,6 +114,13 @@ class Snapshots:
         await shelf.make_drives(drives)
         boot = Boot(self._image.vmlinux, self._image.initrd, disk, drives)
         return Emulator(name, folder, boot, within=network.command(net.SWITCH))
+
+
+def _used(folder: Path) -> bool:
+    """It is there; the cache forgets what was not used for long."""
+    if found := folder.exists():
+        folder.touch()
+    return found
 
 
 async def _boot(machine: Emulator) -> None:
