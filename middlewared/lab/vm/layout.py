@@ -45,7 +45,7 @@ VM = Layout(
     virtual=NETNS.virtual,
     disks=DISKS,
     services=("export",),
-    healthy_s_max=180,
+    healthy_s_max=300,
     shelf=SHELVES[0],
 )
 
