@@ -1,6 +1,7 @@
 """Puts the parts together: ports and peer in, engine in the middle, facts, status and configuration out."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -176,12 +177,10 @@ class FailoverController:
 
     async def _discover(self) -> None:
         """Find out where a former middlewared of this boot left things, as soon as the keeper can be asked."""
-        try:
-            async with asyncio.timeout(_KEEPER_WAIT_S):
-                while not self._ports.fencing.state().running:
-                    await self._next_change()
-        except TimeoutError:
-            log.error("the keeper of the reservations (fenced) does not answer: going on without")
+        if not await self._keeper_answers(self._context.settings.fence.lost_ms / 1000):
+            await self._shut()  # by now the other controller may have the disks, and nobody here would know
+            if not await self._keeper_answers(_KEEPER_WAIT_S):
+                log.error("the keeper of the reservations (fenced) does not answer: going on without")
         while self._ports.platform.identity().booting and not self._ports.fencing.state().held:
             await self._next_change()
         imported, complete = await look_at_pools(self._ports.pools)
@@ -197,6 +196,20 @@ class FailoverController:
         held = self._ports.fencing.state().held
         self.runner.post(Discovered(held, imported, complete, is_open))
         self.look()
+
+    async def _keeper_answers(self, within_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not self._ports.fencing.state().running:
+                    await self._next_change()
+        return self._ports.fencing.state().running
+
+    async def _shut(self) -> None:
+        log.warning("the keeper of the reservations (fenced) does not answer: no traffic is let in meanwhile")
+        try:
+            await self._ports.firewall.block()
+        except PortError as error:
+            log.error("the packet filter does not shut: %s", error)
 
     async def _next_change(self) -> None:
         self._changed.clear()

@@ -271,4 +271,10 @@ FAILOVER: tuple[Mutant, ...] = (
             ),
         ),
     ),
+    Mutant(
+        "open-without-a-keeper",
+        "A daemon that is restarted and finds no keeper leaves traffic let in.",
+        change(CONTROLLER, "            await self._shut()", "            pass"),
+        (Scenario("075-a-daemon-that-finds-no-keeper"),),
+    ),
 )
