@@ -368,12 +368,13 @@ class Holder:
             await self._retake(held, reading, lapses)
 
     def _note(self, held: _Held, reading: Reading) -> None:
-        """Proven ours. A path may have any of the keys that we have on the disk."""
+        """Proven ours. A path may have any of the keys that we have on the disk; likeliest what we believed before."""
         held.verified_ms, held.waiting_ms = self._pulse.now_ms(), None
         own = reading.own(self._host_id)
         first = reading.reservation.key if reading.reservation is not None else own[0]
         for path in held.disk.paths:
-            self._registered[path] = (first, *(key for key in sorted(set(own)) if key != first))[:POSSIBLE_KEYS_MAX]
+            before = [key for key in self._registered.get(path, ()) if key in own]
+            self._registered[path] = tuple(dict.fromkeys((*before, first, *sorted(set(own)))))[:POSSIBLE_KEYS_MAX]
         self.generation = logic.latest((generation_of(key) for key in own), self.generation)
 
     async def _tolerate(self, held: _Held, reading: Reading, lapses: int) -> None:

@@ -4,6 +4,7 @@ import pytest
 from support.keepers import HOSTS, SETTINGS, Node, Room, virtual
 
 from middlewared.lab.shelf import STANDARD, TGT, Target
+from middlewared.plugins.fencing.scsi import Status
 from middlewared.plugins.fencing.scsi_pr import parked_key
 from middlewared.ports import FenceCode
 
@@ -33,6 +34,27 @@ async def test_a_holder_with_a_dead_path_shows_life_all_the_time(room: Room, dea
     assert (await b.guard.acquire(force=False)).code is FenceCode.PEER_ALIVE
     assert a.resets == []
     assert room.writes(({FIRST, SECOND} - {dead}).pop())
+
+
+@virtual
+async def test_the_key_of_a_dead_path_is_not_tried_on_the_other_again_and_again(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays on the disk, and holds the reservation; each attempt would be a conflict in the kernel's log."""
+    a, _ = await by_two_paths(room)
+    a.source.lost = {FIRST}
+    refused: list[int] = []
+    execute = room.shelf.execute
+
+    def seen(initiator: str, lun: int, cdb: bytes, data: bytes = b"") -> tuple[int, bytes, bytes]:
+        answer = execute(initiator, lun, cdb, data)
+        if initiator == SECOND and answer[0] == Status.RESERVATION_CONFLICT:
+            refused.append(lun)
+        return answer
+
+    monkeypatch.setattr(room.shelf, "execute", seen)
+    await room.pass_ms(3 * SETTINGS.lost_ms)
+    assert refused == []
 
 
 @pytest.mark.parametrize("dead", [FIRST, SECOND])
