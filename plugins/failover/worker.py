@@ -81,7 +81,7 @@ class Worker:
         """All pools at once. One that fails is an alert as long as another comes up."""
         if self.found_none:
             await self._stop_services()  # those that run began without a pool, and would not notice one
-        pools = await self._ports.pools.pools()
+        pools = await _settled(self._ports.pools.pools)
         self.found_none = not pools
         wanted = [pool for pool in pools if not pool.imported]
         failures = await _all((pool.name, self._ports.pools.import_pool(pool.guid)) for pool in wanted)
@@ -171,26 +171,27 @@ class Worker:
         return _sentence(await self._in_order(running, orders, self._ports.services.stop))
 
     async def _export(self) -> str:
-        pools = await self._imported()
+        pools = await _settled(self._ports.pools.imported)
         return _sentence(await _all((pool.name, self._ports.pools.export_pool(pool.guid)) for pool in pools))
 
     async def _verify(self) -> str:
         """Re-read the authoritative state: what the kernel has, not what the export said (DESIGN S2)."""
-        left = [pool.name for pool in await self._imported()]
+        left = [pool.name for pool in await _settled(self._ports.pools.imported)]
         return f"still imported: {', '.join(left)}" if left else ""
-
-    async def _imported(self) -> Sequence[Pool]:
-        """An import under way is waited for, and exported then; the deadline of the phase ends that by a reset."""
-        while True:
-            try:
-                return await self._ports.pools.imported()
-            except NotYet as error:
-                log.info("giving up the pools: %s", error)
-                await asyncio.sleep(_ASK_AGAIN_S)
 
     async def _release(self) -> str:
         await self._ports.fencing.release()
         return ""
+
+
+async def _settled(ask: Callable[[], Awaitable[Sequence[Pool]]]) -> Sequence[Pool]:
+    """An import under way, of a former daemon or an administrator, is waited for, to the deadline of the phase."""
+    while True:
+        try:
+            return await ask()
+        except NotYet as error:
+            log.info("%s", error)
+            await asyncio.sleep(_ASK_AGAIN_S)
 
 
 async def _within(limit_ms: int | None, work: Awaitable[None]) -> None:

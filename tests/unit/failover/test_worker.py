@@ -233,6 +233,8 @@ class Kernel:
             raise seen
         return seen
 
+    pools = imported
+
     async def export_pool(self, guid: str) -> None:
         self.exported.append(guid)
 
@@ -256,3 +258,11 @@ async def test_an_import_under_way_is_waited_for_and_exported(
     found = [await site.perform(phase) for phase in (Phase.EXPORTING, Phase.VERIFYING)]
     assert [done.detail for done in found if not done.ok] == ([trouble] if trouble else [])
     assert kernel.exported == exported
+
+
+async def test_a_takeover_waits_for_an_import_under_way(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a former daemon: to give everything back for it would cost the pool minutes."""
+    monkeypatch.setattr(worker, "_ASK_AGAIN_S", 0)
+    site = Site(store)
+    monkeypatch.setattr(site.worker._ports, "pools", Kernel(NotYet("an import is under way"), [TANK]), raising=False)
+    assert (await site.perform(Phase.IMPORTING)).ok
