@@ -15,6 +15,7 @@ from support.netns import Machine
 
 # What the shelf of this run is, and by how many paths it is reached: `middlewared lab up --shelf … --paths …`.
 KIND = replace(VM, shelf=os.environ.get("VM_SHELF", VM.shelf), paths=int(os.environ.get("VM_PATHS", VM.paths)))
+_PATHS = "multipathd show paths raw format %t || true"
 _SCRUB = f"zpool scrub -w {POOL} && zpool status -p {POOL}"
 
 
@@ -104,7 +105,8 @@ class VmLab(Lab):
         """Until so many paths of a controller are dead by dm-multipath's own word, and all the others work."""
 
         async def holds() -> bool:
-            states = (await self.inside(node, "multipathd", "show", "paths", "raw", "format", "%t")).split()
+            # While it waits for a dead path it may not answer, and is asked again.
+            states = (await self.inside(node, "sh", "-c", _PATHS)).split()
             return sorted(states) == ["active"] * (KIND.paths * KIND.disks - failed) + ["failed"] * failed
 
         await self.until(f"{failed} paths of {node} are dead", holds)
