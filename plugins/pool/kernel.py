@@ -5,6 +5,7 @@ import is under way it may or may not be there yet; but the process that asked f
 that process's system call, which no signal ends.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,17 +81,19 @@ def import_target(argv: Sequence[str]) -> str:
 
 
 def _processes(root: Path) -> Iterator[Process]:
-    for entry in (root / "proc").iterdir():
-        if not entry.name.isdecimal():
+    folder = root / "proc"
+    for name in os.listdir(folder):  # of hundreds: without a Path for each
+        if not name.isdecimal():
             continue
-        pid_name, _, rest = _read(entry / "stat").rpartition(") ")
+        pid_name, _, rest = _read(f"{folder}/{name}/stat").rpartition(") ")
         if pid_name.partition(" (")[2] in ("zpool", "zfs"):
-            argv = tuple(_read(entry / "cmdline").split("\0"))
-            yield Process(int(entry.name), rest[:1], argv)
+            argv = tuple(_read(f"{folder}/{name}/cmdline").split("\0"))
+            yield Process(int(name), rest[:1], argv)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path | str) -> str:
     try:
-        return path.read_text(errors="replace").strip("\0\n ")
+        with open(path, "rb", buffering=0) as file:
+            return file.read().decode(errors="replace").strip("\0\n ")
     except OSError:  # it ended while we looked
         return ""

@@ -258,30 +258,33 @@ class ZfsPools(Pools):
         except OSError as error:
             raise PortError("the kernel lists no pools: ZFS is not loaded; modprobe zfs") from error
 
-    async def _settled(self) -> dict[str, str]:
-        """The imported pools, read while no import was under way. Raises NotYet when one does not end in time."""
-        try:
-            async with asyncio.timeout(self._timing.import_wait_ms / 1000):
-                while True:
+    async def _until_quiet(self) -> None:
+        """Until nobody imports anything. Raises NotYet when an import that is seen does not end in time: the wait for
+        it has a bound, and to look, on a machine with much to do, takes as long as it takes."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + self._timing.import_wait_ms / 1000
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ends_s):
                     await self._rests.wait()
-                    await self._until_unattended(None)
-                    states = await self._states()
-                    if not self._importing and not await self._attended():
-                        return states
-        except TimeoutError:
-            self._unsettled = True
-            raise NotYet("an import is under way: whether it succeeds is not known yet") from None
+            if await self._quiet():
+                return
+            if loop.time() >= ends_s:
+                self._unsettled = True
+                raise NotYet("an import is under way: whether it succeeds is not known yet")
+            await asyncio.sleep(_LOOK_MS / 1000)
+
+    async def _quiet(self) -> bool:
+        """Nobody imports anything now."""
+        return not self._importing and not await self._attended() and not self._importing
 
     async def _attended(self) -> list[str]:
         """What any process imports now."""
         return await asyncio.to_thread(kernel.importing, self._root)
 
-    async def _until_unattended(self, targets: set[str] | None) -> None:
-        """Until no process imports any of these; None: until nobody imports anything."""
-        while True:
-            attended = await self._attended()
-            if not any(targets is None or target in targets for target in attended):
-                return
+    async def _until_unattended(self, targets: set[str]) -> None:
+        """Until no process imports any of these."""
+        while targets & set(await self._attended()):
             await asyncio.sleep(_LOOK_MS / 1000)
 
     async def _names(self) -> dict[str, str]:
@@ -300,9 +303,11 @@ class ZfsPools(Pools):
     async def _imported(self) -> list[Pool]:
         """The shared pools that are imported. Raises PortError when the kernel's list does not hold still."""
         for _ in range(_TRIES_MAX):
-            states = await self._settled()
+            await self._until_quiet()
+            states = await self._states()
             found = await asyncio.gather(*(self._describe(name, states[name]) for name in self._foreign(states)))
-            if (await self._settled()).keys() == states.keys():
+            # What was imported meanwhile is in the list by now, or its import is still under way.
+            if await self._quiet() and (await self._states()).keys() == states.keys():
                 pools = [pool for pool in found if pool is not None]
                 self._remember(pools)
                 return pools
@@ -373,7 +378,7 @@ class ZfsPools(Pools):
                     del self._guids[name]
                     self._local.pop(name, None)
                 now = (states, sorted(self._known or {}))
-                settled = self._unsettled and not self._importing and not await self._attended()
+                settled = self._unsettled and await self._quiet()
                 if settled or before not in (None, now):
                     self._unsettled = self._unsettled and not settled
                     self._tell()
