@@ -215,7 +215,7 @@ async def test_while_an_import_is_under_way_nobody_says_not_imported(zfs: FakeZf
 
 
 async def test_a_slow_look_is_no_import(zfs: FakeZfs, watch: BlockDeviceWatch, commands: ZfsCommands) -> None:
-    """On a machine with much to do it lasts longer than an import is waited for: seen, a handover waited for minutes."""
+    """On a machine with much to do it lasts longer than an import is waited for: a handover stood still over it."""
     tank(zfs, imported=True)
     driver = ZfsPools(watch, commands=commands, timing=dataclasses.replace(QUICK, import_wait_ms=0))
     assert await driver.pools() == [IMPORTED]
