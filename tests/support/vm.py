@@ -59,9 +59,7 @@ class VmLab(Lab):
         return {node for node in NODES if status["controllers"][node]["pools"]}
 
     async def holds_all(self, node: str) -> bool:
-        """By the shelf's own word."""
-        disks = (await self.tell("status"))["disks"]
-        return {disk["holder"] for disk in disks} == {node}
+        return set(await self.holders()) == {node}
 
     async def verify(self, master: str) -> None:
         """One MASTER that holds everything, once; nothing acknowledged is lost, and the pool is clean."""

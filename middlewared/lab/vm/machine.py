@@ -19,7 +19,7 @@ from middlewared.lab.started import by_room, leads_its_group
 from middlewared.lab.vm import setup
 from middlewared.lab.vm.emulator import Boot, Emulator
 from middlewared.lab.vm.layout import MANAGEMENT_ADDRESS, SAN_NIC, VM
-from middlewared.lab.vm.prepare import BOOT_S_MAX
+from middlewared.lab.vm.shelf import READY_S_MAX
 from middlewared.lab.vm.wires import WireError
 from middlewared.lines import LineClient, LineConnection, LineError, LineServer
 from middlewared.ports import Vrrp
@@ -70,7 +70,7 @@ class Hull:
         await self._server.start(self.places.machine(self.node))
         self._start(self._listen())
         if begins:
-            await self._emulator.agent.until_ready(BOOT_S_MAX)
+            await self._emulator.agent.until_ready(READY_S_MAX)
             await setup.provision(self._emulator.agent, self.places, self.node)
             await asyncio.to_thread(fresh.unlink)
 

@@ -18,7 +18,6 @@ from middlewared.lab.vm.layout import VM
 from middlewared.lab.vm.wires import WireError
 from middlewared.ports import PortError
 
-BOOT_S_MAX = shelf.READY_S_MAX
 _TOOL_MS = 60_000
 _HERE = Path()
 
@@ -125,7 +124,7 @@ def _used(folder: Path) -> bool:
 
 async def _boot(machine: Emulator) -> None:
     await machine.start(snapshot=False)
-    await machine.agent.until_ready(BOOT_S_MAX)
+    await machine.agent.until_ready(shelf.READY_S_MAX)
 
 
 async def ensure(say: Say, kind: Layout = VM) -> tuple[Image, Snapshots]:
