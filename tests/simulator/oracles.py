@@ -48,6 +48,7 @@ class Oracles:
         self._forgotten: set[int] = set()  # disks of a target that restarted, not reserved again yet
         self._unreservable: set[int] = set()  # those of them that refuse to be
         self._stood_still: set[str] = set()  # when the target restarted
+        self._absent: dict[str, set[int]] = {node: set() for node in NODES}  # when it began its last import
         self._unfit_ms = dict.fromkeys(NODES, 0.0)
         self._open_ms = dict.fromkeys(NODES, 0.0)
         self._admitted_ms: dict[int, float] = {}  # by disk: how long another's key was there, less how long it was not
@@ -77,6 +78,7 @@ class Oracles:
     def next_tenure(self, node: str) -> int:
         """An import begins: its writes are newer than those of all imports before."""
         self._tenures += 1
+        self._absent[node] = set(self._world.fabric.pulled)
         return self._tenures
 
     def reserved(self, lun: int) -> None:
@@ -129,9 +131,15 @@ class Oracles:
     # ------------------------------------------------------------------------------------------ O2, O3
 
     def holds(self, node: str) -> bool:
-        """More than half of the disks in the shelf are reserved by this controller, or forgot that they were."""
-        world = self._world
-        disks = [disk.lun for disk in world.shelf.disks if disk.lun not in world.fabric.pulled]
+        """More than half of the disks in the shelf are reserved by this controller, or forgot that they were.
+
+        One that came after the import, is nobody's, and refuses to be held does not count: no reset mends that.
+        """
+        world, fabric = self._world, self._world.fabric
+        unwilling = {
+            lun for lun in self._absent[node] & fabric.refusing if not world.shelf.reservations(lun).holder_key
+        }
+        disks = [disk.lun for disk in world.shelf.disks if disk.lun not in fabric.pulled | unwilling]
         mine = sum(self._holder_on.get(lun) == node for lun in disks)
         return mine * 2 > len(disks)
 
