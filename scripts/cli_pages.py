@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from middlewared.auth.identity import INTERNAL
-from middlewared.cli import usage
+from middlewared.cli import hactl, usage
 from middlewared.cli.arguments import Schema, properties_of, synopsis, typed
 from middlewared.cli.commands import Command, Namespace, build
 from middlewared.cli.dangers import described
@@ -224,7 +224,7 @@ def _short(text: str) -> str:
 
 
 def pages(root: Namespace) -> dict[str, str]:
-    """By file name: one page for the program, and one for each namespace that has commands."""
+    """By file name: one page for each of the two programs, and one for each namespace that has commands."""
     homes = [node for node in root.descendants() if isinstance(node, Namespace)]
     homes = [home for home in homes if any(isinstance(child, Command) for child in home.children.values())]
     others = [f"midctl-{home.path.replace(' ', '-')}" for home in homes]
@@ -234,10 +234,22 @@ def pages(root: Namespace) -> dict[str, str]:
         ".SH DESCRIPTION\n.nf\n" + _roff(usage.LONG) + ".fi\n",
         ".SH SEE ALSO\n" + ",\n".join(f"\\fB{_roff(name).strip()}\\fP(1)" for name in ["hactl", *others]) + "\n",
     ]
-    found = {"midctl.1": "".join(program)}
+    found = {"midctl.1": "".join(program), "hactl.1": _small_page()}
     for home, name in zip(homes, others, strict=True):
         found[f"{name}.1"] = _namespace_page(home, name)
     return found
+
+
+def _small_page() -> str:
+    return "".join(
+        [
+            _title("hactl", "whether a pair of storage controllers is healthy, in four lines"),
+            ".SH SYNOPSIS\n.B hactl\n[status|enable|disable] [\\-q]\n",
+            ".SH DESCRIPTION\nIt speaks to the daemon of this machine, over its unix socket.\n",
+            ".PP\n.nf\n" + _roff(hactl.HELP) + ".fi\n",
+            ".SH SEE ALSO\n.BR midctl (1)\n",
+        ]
+    )
 
 
 def _title(name: str, about: str) -> str:
