@@ -47,7 +47,7 @@ class Oracles:
         self._holder_on: dict[int, str] = {}  # by disk: whose reservation was seen last
         self._forgotten: set[int] = set()  # disks of a target that restarted, not reserved again yet
         self._unreservable: set[int] = set()  # those of them that refuse to be
-        self._stood_still: set[str] = set()  # when the target restarted
+        self._stood_still: dict[int, set[str]] = {}  # by disk: when the target restarted, since it was last reserved
         self._absent: dict[str, set[int]] = {node: set() for node in NODES}  # when it began its last import
         self._unfit_ms = dict.fromkeys(NODES, 0.0)
         self._open_ms = dict.fromkeys(NODES, 0.0)
@@ -102,18 +102,21 @@ class Oracles:
         """A target without APTPL has forgotten all reservations.
 
         A controller that stands still at that moment with the pool imported may write when it goes on, if nobody has
-        reserved the disks again by then: no software on either side can prevent it (ARCHITECTURE, what is not proven).
+        reserved the disks again by then, whether the target restarts once more or not: no software on either side can
+        prevent it (ARCHITECTURE, what is not proven).
         Nor on a disk that refuses to be reserved again, as a takeover tolerates of a tenth of them.
         """
+        still = {node for node, controller in self._world.controllers.items() if controller.frozen}
+        before = {lun: nodes for lun, nodes in self._stood_still.items() if lun in self._forgotten}
         self._forgotten = {disk.lun for disk in self._world.shelf.disks}
-        self._stood_still = {node for node, controller in self._world.controllers.items() if controller.frozen}
+        self._stood_still = {lun: still | before.get(lun, set()) for lun in self._forgotten}
 
     def landed(self, node: str, lun: int, tenure: int, unreserved: bool = False) -> None:
         """A write was accepted by the medium. `unreserved`: nobody held the disk when the target let it in."""
         self.writes += 1
         kept = self._world.shelf.reservations(lun)
         holder = _owner(kept.holder_key) if kept.holder_key else self._holder_on.get(lun)
-        if unreserved and (node in self._stood_still or lun in self._unreservable):
+        if unreserved and (node in self._stood_still.get(lun, ()) or lun in self._unreservable):
             return  # see `target_restarted`
         if unreserved and tenure == self._tenures:
             return  # the disk is reserved by now, but nobody has begun an import that this write could spoil
