@@ -63,6 +63,7 @@ class ZfsPools(Pools):
         self._tasks: list[asyncio.Task[None]] = []
         self._rescan = asyncio.Event()
         self._scanning = asyncio.Lock()
+        self._reading: asyncio.Task[list[Importable]] | None = None  # of the labels
         self._mounting = asyncio.Lock()
         self._known: dict[str, Known] | None = None  # by guid; None: the disks were not read yet
         self._guids: dict[str, str] = {}  # of imported pools, by name
@@ -143,15 +144,10 @@ class ZfsPools(Pools):
         """
         self._importing[guid] = self._importing.get(guid, 0) + 1
         self._rests.clear()
+        if self._reading is not None:
+            self._reading.cancel()
         try:
-            known = (self._known or {}).get(guid)
-            await self._until_unattended({guid, "-a", *([known.name] if known else [])})
-            if guid not in await self._names():
-                complaint = await self._commands.import_pool(guid)
-                if guid not in await self._names():
-                    raise PortError(complaint or f"zpool import says that {guid} is imported, and the kernel that not")
-                if complaint:
-                    log.error("imported, but: %s", complaint)
+            await self._import(guid)
         finally:
             self._importing[guid] -= 1
             if not self._importing[guid]:
@@ -159,7 +155,19 @@ class ZfsPools(Pools):
             if not self._importing:
                 self._rests.set()
             self._tell()
-        if name := (await self._names()).get(guid):
+
+    async def _import(self, guid: str) -> None:
+        name = known.name if (known := (self._known or {}).get(guid)) else ""
+        await self._until_unattended({guid, "-a", name})
+        if guid not in await self._names():
+            complaint = await self._commands.import_pool(guid)
+            if not complaint and name in await self._states():  # as we knew it: nobody has to ask for that
+                self._guids[name], self._local[name] = guid, False
+            if guid not in await self._names():
+                raise PortError(complaint or f"zpool import says that {guid} is imported, and the kernel that not")
+            if complaint:
+                log.error("imported, but: %s", complaint)
+        if name := (await self._names()).get(guid, ""):
             await self._open(name)
 
     async def export_pool(self, guid: str) -> None:
@@ -228,7 +236,6 @@ class ZfsPools(Pools):
                 await self._mount()
         except PortError as error:
             log.error("pool %s is imported, but its encrypted datasets are not opened: %s", pool, error)
-        self._tell()
 
     async def _load(self, dataset: Dataset) -> bool:
         key = self._keys.get(dataset.name)
@@ -360,13 +367,27 @@ class ZfsPools(Pools):
         async with self._scanning:
             if first and self._known:
                 return
-            found = [pool for pool in await self._commands.importable() if self._is_shared(pool)]
+            found = [pool for pool in await self._labels() if self._is_shared(pool)]
             self._known = merge(
                 self._known or {},
                 {pool.guid: pool.name for pool in found},
                 here={*self._guids.values(), *self._importing},
                 serials=serials_of(self._watch.devices),
             )
+
+    async def _labels(self) -> list[Importable]:
+        """Raises NotYet when an import begins meanwhile: it reads the same disks, and the pair waits for it."""
+        reading = self._reading = asyncio.create_task(self._commands.importable())
+        try:
+            await asyncio.wait({reading})
+        finally:
+            self._reading = None
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        if reading.cancelled():
+            self._rescan.set()
+            raise NotYet("a pool is being imported: what else there is on the disks is read later")
+        return reading.result()
 
     async def _poll(self) -> None:
         """Tell the listeners when the kernel's list, a state or what is known changes, and when a doubt is over."""

@@ -11,6 +11,7 @@ proc/spl/kstat/zfs/ and the entries of running programs in proc/. What a pool mi
     busy          "export" refuses: "once" without -f only, "always" with it too
     hang_export   as hang_import
     hang_status   what asks about the pool never answers (a suspended pool whose lock is held)
+    hang_scan     who reads the labels of all disks never ends
     trouble       (state, status, action) in the list of importable pools, "cannot import" when tried
     mount_fails   imported, but a dataset could not be mounted: exit status 1
 """
@@ -207,6 +208,8 @@ class Program:
 
     def show_importable(self) -> None:
         pools = [(guid, pool) for guid, pool in self.pools.items() if not self.imported(pool)]
+        if any(pool.get("hang_scan") for _, pool in pools):
+            self.stay()
         if not pools:
             raise refused("no pools available to import")
         for guid, pool in pools:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 from support.fake_zfs import FakeZfs
@@ -235,6 +236,32 @@ async def test_our_own_import_is_not_searched_for_among_all_processes(
             await driver.pools()
     importing.cancel()
     await asyncio.gather(importing, return_exceptions=True)
+
+
+async def test_labels_are_not_read_beside_an_import(zfs: FakeZfs, driver: ZfsPools) -> None:
+    """The pair waits for the import, and both read all disks."""
+    tank(zfs)
+    await driver.pools()
+    zfs.change("17", hang_scan=True)
+    await driver.start()
+    try:
+        await until(lambda: zfs.running() != [])
+        [scanning] = zfs.running()
+        await driver.import_pool("17")
+        await until(lambda: not Path(f"/proc/{scanning}").exists())
+        assert await driver.pools() == [IMPORTED]
+    finally:
+        await driver.stop()
+
+
+async def test_what_was_just_imported_is_not_asked_for_its_name_and_disks(zfs: FakeZfs, driver: ZfsPools) -> None:
+    """Each such question is a program more between a death and the service."""
+    tank(zfs)
+    await driver.pools()
+    before = len(zfs.commands())
+    await driver.import_pool("17")
+    assert await driver.pools() == [IMPORTED]
+    assert [line.split()[:2] for line in zfs.commands()[before:]] == [["zpool", "import"], ["zfs", "list"]]
 
 
 async def test_an_import_that_a_dead_daemon_began_is_waited_for(host: FakeHost, zfs: FakeZfs, driver: ZfsPools) -> None:
