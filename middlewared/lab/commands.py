@@ -180,10 +180,6 @@ def _unknown(word: str, known: list[str]) -> str:
 
 
 def _up(places: Places, arguments: argparse.Namespace) -> int:
-    if (arguments.paths or 1) > 1 and arguments.vm and arguments.shelf != "lio":
-        text = "two paths need --shelf lio: tgt tells an initiator of the one portal only by which it is asked"
-        print(f"middlewared lab up: {text}", file=sys.stderr)
-        return 2
     if not arguments.vm and (arguments.shelf or arguments.paths):
         print("middlewared lab up: --shelf and --paths are for the lab of virtual machines: add --vm", file=sys.stderr)
         return 2

@@ -1,6 +1,7 @@
 """How a controller of any lab is started by the room: what it is told, and the refusal of whoever else tries."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -27,10 +28,11 @@ def by_room(layout: Layout, command: str, is_ours: Callable[[int], bool]) -> tup
     parser = argparse.ArgumentParser(prog="a controller of the lab")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--node", choices=NODES, required=True)
+    parser.add_argument("--paths", type=int, default=layout.paths, help="to each disk")
     parser.add_argument("--room", type=int, required=True, help="process id of the room that started us")
     arguments = parser.parse_args()
     if not is_ours(arguments.room):
         sys.exit(f"only the room starts a machine: `{command}`")
-    places = Places(arguments.directory, layout)
+    places = Places(arguments.directory, dataclasses.replace(layout, paths=arguments.paths))
     rotate(places.node(arguments.node) / "machine.log")
     return places, arguments.node

@@ -12,6 +12,7 @@ import signal
 from asyncio.subprocess import DEVNULL, Process
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from middlewared import programs
 from middlewared.lab.process import die_with_parent
@@ -40,8 +41,21 @@ class TargetDisk:
     size_bytes: int
 
 
+class Target(Protocol):
+    """What serves the disks. Each method raises PortError."""
+
+    async def start(self) -> None:
+        """Power on; returns when initiators can log in."""
+
+    async def kill(self) -> None:
+        """Power off."""
+
+    async def set_failed(self, lun: int, *, failed: bool) -> None:
+        """The disk answers errors to everybody. Disks are numbered from 1 here."""
+
+
 class ScsiTarget:
-    """The target on some addresses, with its files in `folder`. It forgets all reservations when it restarts."""
+    """A Target on some addresses, with its files in `folder`. It forgets all reservations when it restarts."""
 
     def __init__(
         self,

@@ -5,11 +5,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.lab import Lab, check_ledger, run, running
+from support.lab import Lab, check_ledger, mended, run, running
 
 from middlewared.lab.places import Places
 
@@ -43,10 +42,5 @@ def running_lab(lab_addresses: None) -> Iterator[Places]:
 @pytest.fixture
 async def lab(running_lab: Places) -> AsyncIterator[Lab]:
     """The module's lab, healthy before each test and mended after it."""
-    lab = Lab(running_lab)
-    await lab.connect()
-    await lab.mend()
-    yield lab
-    with suppress(Exception):  # the test's own failure is the news
-        await lab.mend()
-    await lab.close()
+    async with mended(Lab(running_lab)) as lab:
+        yield lab

@@ -7,11 +7,10 @@ all: nothing that was acknowledged is lost, and nobody wrote out of turn (the le
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
 
 import pytest
-from support.lab import Lab, running
-from support.netns import Machine
+from support.lab import mended, running
+from support.netns import ClientLab, Machine
 
 from middlewared.lab import ledger
 from middlewared.lab.netns.layout import CLIENT, NETNS, PREFIX, SHELF
@@ -53,34 +52,18 @@ def client(namespace_lab: Places) -> Iterator[Machine]:
     machine.close()
 
 
-class NetnsLab(Lab):
-    """The virtual address is asked for from the client's namespace."""
-
-    def __init__(self, places: Places, client: Machine) -> None:
-        super().__init__(places)
-        self._client = client
-
-    async def answers_on_vip(self) -> str | None:
-        return await self._client.do(super().answers_on_vip)
-
-
 @pytest.fixture
-async def lab(namespace_lab: Places, client: Machine) -> AsyncIterator[NetnsLab]:
-    lab = NetnsLab(namespace_lab, client)
-    await lab.connect()
-    await lab.mend()
-    yield lab
-    with suppress(Exception):  # the test's own failure is the news
-        await lab.mend()
-    await lab.close()
+async def lab(namespace_lab: Places, client: Machine) -> AsyncIterator[ClientLab]:
+    async with mended(ClientLab(namespace_lab, client)) as lab:
+        yield lab
 
 
 Fault = Callable[
-    [NetnsLab, str], Awaitable[str]
+    [ClientLab, str], Awaitable[str]
 ]  # breaks something of the MASTER; who is MASTER then, everything mended
 
 
-async def power_loss(lab: NetnsLab, master: str) -> str:
+async def power_loss(lab: ClientLab, master: str) -> str:
     await lab.tell("kill", node=master)
     await lab.until_answered_by(other(master))
     await lab.until_roles(**{other(master): "MASTER"})
@@ -89,7 +72,7 @@ async def power_loss(lab: NetnsLab, master: str) -> str:
     return other(master)
 
 
-async def freeze(lab: NetnsLab, master: str) -> str:
+async def freeze(lab: ClientLab, master: str) -> str:
     await lab.tell("pause", node=master)
     await lab.until_answered_by(other(master))
     await until_reasons(lab, other(master), {"NO_PONG"})
@@ -98,7 +81,7 @@ async def freeze(lab: NetnsLab, master: str) -> str:
     return other(master)
 
 
-async def lan_cut(lab: NetnsLab, master: str) -> str:
+async def lan_cut(lab: ClientLab, master: str) -> str:
     await lab.tell("cut", link=f"lan-{master}")
     await lab.until_answered_by(other(master))
     await until_reasons(lab, other(master), {"DISAGREE_VIP"})
@@ -107,7 +90,7 @@ async def lan_cut(lab: NetnsLab, master: str) -> str:
     return other(master)
 
 
-async def heartbeat_cut(lab: NetnsLab, master: str) -> str:
+async def heartbeat_cut(lab: ClientLab, master: str) -> str:
     await lab.tell("cut", link="heartbeat")
     await until_reasons(lab, master, ALONE)
     await until_reasons(lab, other(master), ALONE)
@@ -116,7 +99,7 @@ async def heartbeat_cut(lab: NetnsLab, master: str) -> str:
     return master
 
 
-async def isolated(lab: NetnsLab, master: str) -> str:
+async def isolated(lab: ClientLab, master: str) -> str:
     """LAN and heartbeat of the MASTER: it cannot know whether the other was elected, and gives way."""
     await lab.tell("cut", link="heartbeat")
     await lab.tell("cut", link=f"lan-{master}")
@@ -126,7 +109,7 @@ async def isolated(lab: NetnsLab, master: str) -> str:
     return other(master)
 
 
-async def shelf_cut(lab: NetnsLab, master: str) -> str:
+async def shelf_cut(lab: ClientLab, master: str) -> str:
     await lab.tell("cut", link=f"disks-{master}")
     await lab.until_answered_by(other(master))
     await lab.until_roles(**{other(master): "MASTER"})
@@ -135,24 +118,24 @@ async def shelf_cut(lab: NetnsLab, master: str) -> str:
     return other(master)
 
 
-async def shelf_restart(lab: NetnsLab, master: str) -> str:
+async def shelf_restart(lab: ClientLab, master: str) -> str:
     """It may be so short that nobody moves, or the pool is suspended, and the other takes over."""
     await lab.tell("restart-shelf")
     return await lab.until_healthy()
 
 
-async def speaker_killed(lab: NetnsLab, master: str) -> str:
+async def speaker_killed(lab: ClientLab, master: str) -> str:
     await lab.tell("kill-speaker", node=master)
     return await lab.until_healthy()
 
 
-async def daemon_killed(lab: NetnsLab, master: str) -> str:
+async def daemon_killed(lab: ClientLab, master: str) -> str:
     await lab.tell("restart-daemon", node=master)
     await lab.until_roles(**{master: "MASTER"})
     return master
 
 
-async def keeper_killed(lab: NetnsLab, master: str) -> str:
+async def keeper_killed(lab: ClientLab, master: str) -> str:
     await lab.tell("kill-keeper", node=master)
     return master
 
@@ -171,7 +154,7 @@ FAULTS: tuple[Fault, ...] = (
 )
 
 
-async def until_reasons(lab: NetnsLab, node: str, wanted: set[str]) -> None:
+async def until_reasons(lab: ClientLab, node: str, wanted: set[str]) -> None:
     async def holds() -> bool:
         return await lab.reasons(node) == wanted
 
@@ -179,7 +162,7 @@ async def until_reasons(lab: NetnsLab, node: str, wanted: set[str]) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-async def test_the_pair_survives(lab: NetnsLab, fault: Fault) -> None:
+async def test_the_pair_survives(lab: ClientLab, fault: Fault) -> None:
     for _ in range(RUNS):
         master = await lab.until_healthy()
         lab.news.clear()

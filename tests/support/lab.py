@@ -6,10 +6,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -44,14 +44,14 @@ def processes(directory: Path) -> list[str]:
 
 
 @contextmanager
-def running(*words: str, layout: Layout = LOOPBACK) -> Iterator[Places]:
+def running(*words: str, layout: Layout = LOOPBACK, timeout_s: float = 60) -> Iterator[Places]:
     """A lab of its own, in an empty folder with a short name. It has to end by itself, and to leave no process."""
     directory = Path(tempfile.mkdtemp(prefix="mw-lab-"))
     try:
-        started = run("up", *words, "--detach", directory=directory)
+        started = run("up", *words, "--detach", directory=directory, timeout_s=timeout_s)
         if started.returncode != 0:
             logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in sorted(directory.rglob("*.log")))
-            pytest.fail(f"the lab does not start: {started.stderr}\n{logs}")
+            pytest.fail(f"the lab does not start: {started.stdout}{started.stderr}\n{logs}")
         yield Places(directory, layout)
     finally:
         ended = run("down", directory=directory)
@@ -192,6 +192,20 @@ class Lab:
     def _on_event(self, event: str, data: Any) -> None:
         if event == "news":
             self.news.append((data["t_ms"], data["text"]))
+
+
+AnyLab = TypeVar("AnyLab", bound=Lab)
+
+
+@asynccontextmanager
+async def mended(lab: AnyLab) -> AsyncIterator[AnyLab]:
+    """Healthy before a test, and mended after it."""
+    await lab.connect()
+    await lab.mend()
+    yield lab
+    with suppress(Exception):  # the test's own failure is the news
+        await lab.mend()
+    await lab.close()
 
 
 def _word(value: Any) -> str:

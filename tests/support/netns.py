@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from middlewared.lab.netns.namespaces import Network
+from middlewared.lab.places import Places
 from middlewared.plugins.vip.keepalived import KeepalivedVirtualIps
 from middlewared.ports import Vrrp, VrrpInstance
+from support.lab import Lab
 
 T = TypeVar("T")
 
@@ -65,6 +67,17 @@ class Machine:
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_WAIT_S)
+
+
+class ClientLab(Lab):
+    """A lab whose virtual address is asked for by the client, from its own namespace."""
+
+    def __init__(self, places: Places, client: Machine) -> None:
+        super().__init__(places)
+        self._client = client
+
+    async def answers_on_vip(self) -> str | None:
+        return await self._client.do(super().answers_on_vip)
 
 
 class Controller(Machine):

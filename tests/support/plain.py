@@ -17,6 +17,16 @@ case $1 in
     *) systemctl stop export; zpool export -f {POOL} ;;
 esac
 """
+# Register whatever was, then clear: linux/pr.h, IOC_PR_REGISTER with PR_FL_IGNORE_KEY, IOC_PR_CLEAR.
+_CLEAR = """\
+import fcntl, glob, os, struct
+for path in glob.glob("/dev/disk/by-id/scsi-3*"):
+    if "-part" not in path:
+        disk = os.open(path, os.O_RDONLY)
+        fcntl.ioctl(disk, 0x401870C8, struct.pack("QQII", 0, 1, 1, 0))
+        fcntl.ioctl(disk, 0x401070CD, struct.pack("QII", 1, 0, 0))
+        os.close(disk)
+"""
 _CONF = """\
 global_defs {{
     script_user root
@@ -44,7 +54,7 @@ async def install(lab: VmLab, master: str) -> None:
     for node in NODES:
         await lab.inside(node, "systemctl", "stop", "fenced")
         await lab.inside(node, "nft", "delete", "table", "inet", TABLE)
-    await lab.tell("restart-shelf")  # it forgets the reservations
+    await lab.inside(master, "/opt/middlewared/bin/python", "-c", _CLEAR)
     for node, priority in ((master, 150), (other(master), 100)):
         conf = _CONF.format(priority=priority, address=VM.virtual[0], length=PREFIX_LENGTH)
         await lab.write_inside(node, "/usr/local/sbin/plain", _SCRIPT)

@@ -6,12 +6,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from middlewared.lab.places import NODES, Places
+from middlewared.lab.places import NODES
 from middlewared.lab.vm import inside
 from middlewared.lab.vm.layout import POOL, VM
 from middlewared.lab.vm.ledger import gap_ms, read_notes
-from support.lab import Lab
-from support.netns import Machine
+from support.netns import ClientLab
 
 # What the shelf of this run is, and by how many paths it is reached: `middlewared lab up --shelf … --paths …`.
 KIND = replace(VM, shelf=os.environ.get("VM_SHELF", VM.shelf), paths=int(os.environ.get("VM_PATHS", VM.paths)))
@@ -32,19 +31,12 @@ class Row:
         return f"{self.scenario:28} {self.gap_ms:>8}  {phases}"
 
 
-class VmLab(Lab):
-    """The virtual address is asked for by the client outside; everything takes longer under emulation."""
+class VmLab(ClientLab):
+    """Everything takes longer under emulation."""
 
     patience_s = 300.0
     ask_s = 10.0
     poll_s = 1.0  # each question is a login, which costs an emulated processor much
-
-    def __init__(self, places: Places, client: Machine) -> None:
-        super().__init__(places)
-        self._client = client
-
-    async def answers_on_vip(self) -> str | None:
-        return await self._client.do(super().answers_on_vip)
 
     async def inside(self, node: str, *words: str) -> str:
         """Run a program on a controller."""

@@ -5,13 +5,10 @@ VM_SHELF and VM_PATHS choose what `middlewared lab up` does with --shelf and --p
 
 import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from support.lab import processes, run
+from support.lab import mended, running
 from support.netns import Machine
 from support.vm import KIND, VmLab
 
@@ -32,18 +29,10 @@ def vm_lab() -> Iterator[Places]:
         why = "the machines' image is not built yet: `make test-vm` builds it, once, in a quarter of an hour"
     if why:
         pytest.skip(why)
-    directory = Path(tempfile.mkdtemp(prefix="mw-vm-"))
     kind = ("--vm", "--shelf", KIND.shelf, "--paths", str(KIND.paths))
-    started = run("up", *kind, "--detach", directory=directory, timeout_s=3600)
-    if started.returncode != 0:
-        logs = "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in sorted(directory.rglob("*.log")))
-        run("down", directory=directory)
-        pytest.fail(f"the lab does not start: {started.stdout}{started.stderr}\n{logs}")
-    yield Places(directory, KIND)
-    ended = run("down", directory=directory)
-    assert ended.returncode == 0, ended.stderr
-    assert processes(directory) == []
-    shutil.rmtree(directory)
+    with running(*kind, layout=KIND, timeout_s=3600) as places:
+        yield places
+    shutil.rmtree(places.directory)
 
 
 @pytest.fixture(scope="session")
@@ -55,10 +44,5 @@ def client(vm_lab: Places) -> Iterator[Machine]:
 
 @pytest.fixture
 async def lab(vm_lab: Places, client: Machine) -> AsyncIterator[VmLab]:
-    lab = VmLab(vm_lab, client)
-    await lab.connect()
-    await lab.mend()
-    yield lab
-    with suppress(Exception):  # the test's own failure is the news
-        await lab.mend()
-    await lab.close()
+    async with mended(VmLab(vm_lab, client)) as lab:
+        yield lab

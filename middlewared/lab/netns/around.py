@@ -2,44 +2,40 @@
 
 import asyncio
 import contextlib
-import fcntl
-import json
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-from middlewared import programs
+from middlewared.lab.equipment import Equipment
 from middlewared.lab.netns import layout, namespaces
 from middlewared.lab.netns.layout import CLIENT, PREFIX, PREFIX_LENGTH, SHELF, SHELF_NIC
 from middlewared.lab.netns.namespaces import Network
-from middlewared.lab.places import DISK_LINKS, HEARTBEAT_NIC, LAN_LINKS, LINKS, NODES, LabError, Places, other
+from middlewared.lab.places import DISK_LINKS, HEARTBEAT_NIC, LAN_LINKS, LINKS, LabError, Places, other
 from middlewared.lab.pool import label
 from middlewared.lab.target import PORT, ScsiTarget, TargetDisk
 from middlewared.ports import PortError
 
 DISK_BYTES = 256 << 20  # sparse
-_READ_MS = 10_000
 
 
-class Namespaces:
+class Namespaces(Equipment):
     """lab.surroundings.Surroundings for `lab up --netns`. Needs root, iproute2, keepalived, nftables, tgt, libiscsi."""
 
     def __init__(self, places: Places) -> None:
-        self._places = places
-        self._network = Network(PREFIX)
-        self._target = ScsiTarget(
+        network = Network(PREFIX)
+        self._shelf = ScsiTarget(
             places.directory / SHELF,
             [TargetDisk(lun + 1, f"LABDISK{lun:03d}", DISK_BYTES) for lun in range(layout.DISKS)],
             (f"{layout.SHELF_ADDRESS}:{PORT}",),
-            within=self._network.command(SHELF),
+            within=network.command(SHELF),
             synchronous=False,
         )
+        super().__init__(places, network, self._shelf, "netns")
         self._up = dict.fromkeys(LINKS, True)
         self._powered: set[str] = set()
         self._turn = asyncio.Lock()  # a cable may be healed while its controller is being built
-        self._held: dict[str, list[str]] = {node: [] for node in NODES}
 
     async def start(self) -> None:
         why = await namespaces.missing()
@@ -63,17 +59,7 @@ class Namespaces:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
         for lun in range(layout.DISKS):
-            self._target.file(lun + 1).write_bytes(label(lun, layout.DISKS))
-
-    async def _start_target(self) -> None:
-        try:
-            await self._target.start()
-        except PortError as error:
-            raise LabError(f"the shelf does not start: {error}") from error
-
-    async def stop(self) -> None:
-        await self._target.kill()
-        await self._network.close()
+            self._shelf.file(lun + 1).write_bytes(label(lun, layout.DISKS))
 
     def machine(self, node: str) -> list[str]:
         """Killing the first process of this command pulls the plug: the controller's own process is its child, the
@@ -120,51 +106,11 @@ class Namespaces:
             else:
                 await self._follow_heartbeat()
 
-    async def set_disk_failed(self, lun: int, *, failed: bool) -> None:
-        try:
-            await self._target.set_failed(lun + 1, failed=failed)
-        except PortError as error:
-            raise LabError(str(error)) from error
-
     async def set_disk_pulled(self, node: str, lun: int, *, pulled: bool) -> None:
         if pulled:
             raise LabError("this target shows its disks to both controllers alike: use fail-disk, or cut disks-a|b")
 
-    async def replace_disk(self, lun: int) -> int:
-        raise LabError("the disks of this target are files that stay: replace one in the lab without --netns")
-
-    async def restart_shelf(self) -> None:
-        await self._target.kill()
-        await self._start_target()
-
-    def network(self, node: str, held: dict[str, list[str]], firewall_allowed: bool) -> None:
-        self._held[node] = [address for addresses in held.values() for address in addresses]
-
-    def announce(self, node: str, nic: str, address: str) -> None:
-        """Nothing: keepalived itself does."""
-
-    def held(self, node: str) -> list[str]:
-        return self._held[node]
-
-    async def holders(self) -> dict[int, str | None]:
-        """Asked by a program of its own, as an initiator that registers nothing."""
-        program = (sys.executable, "-m", "middlewared.lab.netns.holders")
-        try:
-            told = await programs.output(*self._network.command(SHELF, *program), timeout_ms=_READ_MS)
-        except PortError as error:
-            raise LabError(f"the shelf does not answer: {error}") from error
-        return {int(lun): holder for lun, holder in json.loads(told).items()}
-
     # ------------------------------------------------------------------------------------------ inside
-
-    def _lock(self) -> None:
-        """The names of the namespaces are fixed, so there is one such lab at a time; until this process ends."""
-        self._locked = os.open("/run/middlewared-lab-netns.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._locked)
-            raise LabError("another lab runs in network namespaces: end that one first") from error
 
     async def _build(self, node: str) -> None:
         """A network stack that knows nothing of earlier lives."""

@@ -4,10 +4,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from middlewared.lab.netns.layout import NETNS, PORTAL, PREFIX_LENGTH, SAN_ADDRESS, SHELF, SHELF_ADDRESS
+from middlewared.lab.netns.layout import NETNS, PREFIX_LENGTH, SAN_ADDRESS, SHELF, SHELF_ADDRESS
 from middlewared.lab.places import HEARTBEAT_NIC, LAN_NICS, NODES, Layout
 
-__all__ = ["PORTAL", "PREFIX_LENGTH", "SAN_ADDRESS", "SHELF", "SHELF_ADDRESS"]
+__all__ = ["PREFIX_LENGTH", "SAN_ADDRESS", "SHELF", "SHELF_ADDRESS"]
 
 PREFIX = "mwvm"  # of every network namespace
 DISKS = 4
@@ -30,6 +30,9 @@ EXPORT_PORT = 3261
 EXPORT_TARGET = "iqn.2026-11.org.middlewared.lab:export"
 EXPORT_UNIT = 1
 MEMORY_MB = 1024
+# LIO waits for other commands on a registration without giving its processor away (kernel: target_core_pr.c,
+# __core_scsi3_free_registration): with one alone, a PREEMPT stood still for ever.
+PROCESSORS = {SHELF: 2}
 SNAPSHOT = "booted"
 ROOT = "own"  # qemu's name of the image that a machine boots from, and that its snapshot is in
 WITNESS_PORT = "org.middlewared.witness"
@@ -95,7 +98,8 @@ def command(
     words = [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
         *("-name", f"middlewared-{node}", "-bios", "qboot.rom", "-M", "q35,usb=off,vmport=off"),
-        *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,avx2=off", "-smp", "1", "-m", str(MEMORY_MB)),
+        *("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,avx2=off"),
+        *("-smp", str(PROCESSORS.get(node, 1)), "-m", str(MEMORY_MB)),
         *("-kernel", str(kernel), "-initrd", str(initrd)),
         *("-append", f"{_KERNEL_LINE} systemd.machine_id={machine_id(node)} systemd.hostname={HOSTNAME[node]}"),
         *("-smbios", f"type=1,manufacturer=QEMU,product=middlewared-lab,serial={SERIAL[node]}"),

@@ -85,7 +85,7 @@ class Snapshots:
             await target.start()
             await asyncio.gather(*(_boot(machine) for machine in machines.values()))
             await asyncio.gather(*(setup.connect(machine.agent, node) for node, machine in machines.items()))
-            await setup.log_in(machines["a"].agent)
+            await setup.log_in(machines["a"].agent, layout.PORTALS[:1])
             await setup.make_pool(machines["a"].agent)
             for machine in machines.values():
                 await machine.save()

@@ -4,9 +4,11 @@ import asyncio
 import io
 import tarfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from middlewared.lab.places import HEARTBEAT_NIC, Places, other, serial
+from middlewared.lab.target import TARGET
 from middlewared.lab.vm.image import PREFIX
 from middlewared.lab.vm.layout import (
     DISKS,
@@ -20,7 +22,7 @@ from middlewared.lab.vm.layout import (
     MANAGEMENT_NIC,
     NICS,
     POOL,
-    PORTAL,
+    PORTALS,
     PREFIX_LENGTH,
     SAN_NIC,
     VM,
@@ -30,7 +32,11 @@ from middlewared.lab.vm.wires import Agent
 
 CONFIG = "etc/middlewared/middlewared.toml"
 STATE = "var/lib/middlewared"
-_PROGRAMS = {"middlewared": "middlewared.__main__", "midctl": "middlewared.cli.main"}  # pyproject.toml: scripts
+_PROGRAMS = {  # pyproject.toml: project.scripts
+    "middlewared": "middlewared.__main__",
+    "midctl": "middlewared.cli.main",
+    "hactl": "middlewared.cli.hactl",
+}
 _PROGRAM = "#!/{prefix}/bin/python\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
 _SLOW_S = 300.0
 
@@ -162,27 +168,27 @@ async def connect(agent: Agent, node: str) -> None:
     )
 
 
-async def log_in(agent: Agent) -> None:
+async def log_in(agent: Agent, portals: Sequence[str]) -> None:
     """To every portal of the shelf, now and at every boot; dm-multipath where there are two. Raises WireError when not
     all disks appear."""
-    portal, _, target = PORTAL.partition("/")
     await agent.script(
         f"""
-        iscsiadm -m discovery -t sendtargets -p {portal}
-        iscsiadm -m node -T {target} -o update -n node.startup -v automatic
-        iscsiadm -m node -T {target} -o update -n node.session.timeo.replacement_timeout -v 5
-        paths=$(iscsiadm -m node | wc -l)
-        if test $paths -gt 1; then
+        for portal in {" ".join(portals)}; do  # tgt tells only of the one by which it is asked
+            iscsiadm -m discovery -t sendtargets -p $portal
+        done
+        iscsiadm -m node -T {TARGET} -o update -n node.startup -v automatic
+        iscsiadm -m node -T {TARGET} -o update -n node.session.timeo.replacement_timeout -v 5
+        if test {len(portals)} -gt 1; then
             printf '%s' '{_MULTIPATH}' > /etc/multipath.conf
             systemctl --quiet enable --now multipathd.service
         fi
-        iscsiadm -m node -T {target} --login
+        iscsiadm -m node -T {TARGET} --login
         for try in $(seq 200); do
             seen=$(ls /sys/block/ | grep -c '^sd') || true
             links=$(ls /dev/disk/by-id/ | grep -c '^scsi-3[0-9a-f]*$') || true
             maps=$(ls /dev/mapper/ | grep -c '^3[0-9a-f]*$') || true
-            test $paths -gt 1 || maps={DISKS}
-            test $seen -ge $(({DISKS} * paths)) -a $links -ge {DISKS} -a $maps -ge {DISKS} && exit 0
+            test {len(portals)} -gt 1 || maps={DISKS}
+            test $seen -ge {DISKS * len(portals)} -a $links -ge {DISKS} -a $maps -ge {DISKS} && exit 0
             sleep 0.1
         done
         ls -l /dev/disk/by-id /dev/mapper
@@ -213,7 +219,7 @@ async def provision(agent: Agent, places: Places, node: str) -> None:
     for archive in (package, await asyncio.to_thread(_archive, places, node)):
         await agent.run(*unpack, stdin=archive, timeout_s=_SLOW_S)
     await agent.run("date", "-s", f"@{time.time():.3f}")
-    await log_in(agent)
+    await log_in(agent, PORTALS[: places.layout.paths])
     await agent.script(
         """
         systemctl daemon-reload

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from middlewared import programs
 from middlewared.lab.netns.namespaces import Network
@@ -17,19 +16,6 @@ _KEPT_BYTES = 8 << 20
 _TOOL_MS = 60_000
 
 DISKS = tuple(TargetDisk(lun + 1, f"LABDISK{lun:03d}", layout.DISK_BYTES) for lun in range(layout.DISKS))
-
-
-class Target(Protocol):
-    """What serves the disks. Each method raises PortError."""
-
-    async def start(self) -> None:
-        """Power on; returns when initiators can log in."""
-
-    async def kill(self) -> None:
-        """Power off."""
-
-    async def set_failed(self, lun: int, *, failed: bool) -> None:
-        """The disk answers errors to everybody. Disks are numbered from 1 here."""
 
 
 class LioShelf:

@@ -37,7 +37,6 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["up", "--vm", "--shelf", "scst"], "choose from tgt, lio"),
         (["up", "--vm", "--paths", "3"], "choose from 1, 2"),
         (["up", "--shelf", "lio"], "are for the lab of virtual machines: add --vm"),
-        (["up", "--vm", "--paths", "2"], "two paths need --shelf lio"),
         (["up", "--netns", "--paths", "2"], "are for the lab of virtual machines: add --vm"),
     ],
 )
