@@ -75,10 +75,8 @@ FENCING: tuple[Mutant, ...] = (
         "A standby takes disks that have just forgotten their reservations, while their holder registers again.",
         change(GUARD, "self._peer_forgotten(readings) or await self._peer_alive", "await self._peer_alive"),
         tuple(
-            Plan(
-                f"2 slow-disks a 120; 3 restart-shelf; {at_s} kill-keeper b; {at_s} lose eth0 a; 6 carry eth0 a; 9 end"
-            )
-            for at_s in (2.95, 2.96)
+            Plan(f"2 slow-disks a 120; 3 restart-shelf; {at_s} lose eth0 a; 6 carry eth0 a; 9 end")
+            for at_s in (3.05, 3.1)
         ),
     ),
     Mutant(
