@@ -31,8 +31,9 @@ EXPORT_TARGET = "iqn.2026-11.org.middlewared.lab:export"
 EXPORT_UNIT = 1
 MEMORY_MB = 1024
 # LIO waits for other commands on a registration without giving its processor away (kernel: target_core_pr.c,
-# __core_scsi3_free_registration): with one alone, a PREEMPT stood still for ever.
-PROCESSORS = {SHELF: 2}
+# __core_scsi3_free_registration), and keeps each connection on one: two connections on the same processor, one of which
+# sleeps while it writes what is to be kept, stand still for ever. There are four, and the onlooker's.
+PROCESSORS = {SHELF: 6}
 SNAPSHOT = "booted"
 ROOT = "own"  # qemu's name of the image that a machine boots from, and that its snapshot is in
 WITNESS_PORT = "org.middlewared.witness"

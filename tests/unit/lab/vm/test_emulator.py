@@ -54,7 +54,7 @@ def test_the_shelf_serves_the_files_of_its_folder_by_name(tmp_path: Path) -> Non
         assert any(word.startswith(f"file={tmp_path}/{name}.img,") for word in words)
         assert f"virtio-blk-pci,drive={name},serial={name}" in words
     assert sum("virtio-net-pci" in word for word in words) == 1
-    assert words[words.index("-smp") + 1] == "2", "LIO waits for one processor with another"
+    assert words[words.index("-smp") + 1] == "6", "LIO needs one for each connection"
 
 
 @pytest.mark.parametrize("kind", layout.SHELVES)
