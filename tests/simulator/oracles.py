@@ -136,15 +136,20 @@ class Oracles:
     def holds(self, node: str) -> bool:
         """More than half of the disks in the shelf are reserved by this controller, or forgot that they were.
 
-        One that came after the import, is nobody's, and refuses to be held does not count: no reset mends that.
+        One that came after the import and refuses to be held counts only while another holds it who has the pool, too:
+        otherwise no reset mends that.
         """
         world, fabric = self._world, self._world.fabric
-        unwilling = {
-            lun for lun in self._absent[node] & fabric.refusing if not world.shelf.reservations(lun).holder_key
-        }
+        unwilling = {lun for lun in self._absent[node] & fabric.refusing if not self._held_with_a_pool(lun)}
         disks = [disk.lun for disk in world.shelf.disks if disk.lun not in fabric.pulled | unwilling]
         mine = sum(self._holder_on.get(lun) == node for lun in disks)
         return mine * 2 > len(disks)
+
+    def _held_with_a_pool(self, lun: int) -> bool:
+        """The holder that the disk knows has the pool imported."""
+        key = self._world.shelf.reservations(lun).holder_key
+        kernel = self._world.controllers[_owner(key)].kernel if key and not is_parked(key) else None
+        return kernel is not None and kernel.pool.imported
 
     def _watch(self) -> None:
         world = self._world
