@@ -317,7 +317,15 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = self._connections.get(request.protocol)
         if connection is None:
-            raise ConnectionResetError
+            raise web.HTTPServiceUnavailable
+        try:
+            return await self._answer(request, connection)
+        except ConnectionError:  # the client has gone, which aiohttp would log as an error of ours
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response()
+
+    async def _answer(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
         path = request.path
         if "//" in path:
             merged = request.rel_url.with_path("/" + "/".join(part for part in path.split("/") if part))

@@ -1,5 +1,6 @@
 """`zpool` and `zfs`, run with deadlines: each function one command, each answer parsed. Raises PortError."""
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class ZfsCommands:
     async def importable(self) -> list[Importable]:
         """Pools on the disks that are not imported here: reads the labels of all disks, writes nothing."""
         command = (self.zpool, "import", *self._searched())
-        ended = await self._run(*command, timeout_ms=self.scan_ms)
+        ended = await self._run(*await asyncio.to_thread(_each_device_once, command), timeout_ms=self.scan_ms)
         if listing.NOTHING_TO_IMPORT in ended.stderr + ended.stdout:
             return []
         if ended.status != 0:
@@ -102,7 +103,7 @@ class ZfsCommands:
         """
         where = ("-o", "cachefile=none", "-R", self.altroot)
         command = (self.zpool, "import", "-f", *where, *self._searched(), guid)
-        ended = await self._run(*command, timeout_ms=_MOVE_TIMEOUT_MS)
+        ended = await self._run(*await asyncio.to_thread(_each_device_once, command), timeout_ms=_MOVE_TIMEOUT_MS)
         return "" if ended.status == 0 else _complaint(command, ended)
 
     async def export_pool(self, pool: str, *, force: bool) -> str:
@@ -137,6 +138,23 @@ class ZfsCommands:
         if ended.status != 0:
             raise PortError(_complaint(command, ended))
         return ended.stdout
+
+
+def _each_device_once(command: Sequence[str]) -> Sequence[str]:
+    """The same search by one name of each device: there are up to five below by-id, and zpool would read them all.
+
+    The last one in order is taken, wwn-… before scsi-…: the same on both controllers.
+    """
+    words = list(command)
+    if "-d" not in words:
+        return command
+    at = words.index("-d")
+    try:
+        names = {link.resolve(): str(link) for link in sorted(Path(words[at + 1]).iterdir())}
+    except OSError:
+        return command
+    searched = [word for name in sorted(names.values()) for word in ("-d", name)]
+    return [*words[:at], *searched, *words[at + 2 :]] if searched else command
 
 
 def _parsed(command: Sequence[str], parse: Callable[[str], T], text: str) -> T:

@@ -20,7 +20,7 @@ PORT = Path("/dev/virtio-ports") / WITNESS_PORT
 UNITS = {"middlewared": "middlewared.service", "fenced": "fenced.service", "keepalived": "middlewared-vrrp.service"}
 LOOK_S = 0.5  # it has to share an emulated processor
 AGAIN_S = 5.0
-_FIREWALL_LOOK_S = 1.0
+_FIREWALL_LOOK_S = 3.0  # nft takes a good half second of that processor
 _NFT_S_MAX = 5.0
 _POOLS = Path("/proc/spl/kstat/zfs")
 

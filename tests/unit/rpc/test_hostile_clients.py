@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import json
+import logging
 import socket
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from support.rpc_api import LOGIN, Api, Connect, Serve, event, login, method, param, service
 
 from middlewared.bus import Event
@@ -74,6 +76,12 @@ INVALID_ARGUMENTS: list[list[Any]] = [
     [10**30],
     [1e300],
 ]
+
+
+UPGRADE = (
+    b"GET /api/current HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: " + base64.b64encode(b"0" * 16) + b"\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 class Gate:
@@ -264,6 +272,26 @@ async def test_rubbish_instead_of_http(serve: Serve, connect: Connect, gate: Gat
     assert await good.call("core.ping") == "pong"
 
 
+async def test_a_client_that_leaves_during_the_handshake_is_no_error(
+    serve: Serve, connect: Connect, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = await start(serve, gate)
+    good = await connect(api, login=True)
+    prepare = websocket.Peer.prepare
+
+    async def too_late(peer: websocket.Peer, request: web.BaseRequest) -> Any:
+        assert request.transport is not None
+        request.transport.close()
+        return await prepare(peer, request)
+
+    monkeypatch.setattr(websocket.Peer, "prepare", too_late)
+    raw = await Raw.open(api)
+    await raw.send(UPGRADE)
+    assert not await raw.end()
+    assert await good.call("core.ping") == "pong"
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_idle_strangers_are_asked_to_leave(
     serve: Serve, connect: Connect, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,9 +359,7 @@ class Raw:
     @classmethod
     async def websocket(cls, api: Api, receive_buffer_bytes: int = 0) -> "Raw":
         self = await cls.open(api, receive_buffer_bytes)
-        key = base64.b64encode(b"0" * 16).decode()
-        head = "GET /api/current HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        await self.send(f"{head}Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+        await self.send(UPGRADE)
         await self.read_until(b"\r\n\r\n")
         return self
 

@@ -154,13 +154,37 @@ async def test_import(zfs: FakeZfs, driver: ZfsPools) -> None:
     assert imports == ["zpool import -f -o cachefile=none -R /mnt 17"]
 
 
-async def test_names_that_last_are_preferred(
+async def test_each_device_is_searched_once_by_the_name_that_lasts(
     zfs: FakeZfs, host: FakeHost, watch: BlockDeviceWatch, commands: ZfsCommands
 ) -> None:
     tank(zfs)
-    by_id = dataclasses.replace(commands, devices=str(host.root / "dev"))
+    folder = host.root / "dev/disk/by-id"
+    folder.mkdir(parents=True)
+    for name in ("scsi-36000c500-part1", "wwn-0x6000c500-part1", "scsi-36000c501-part1"):
+        (folder / name).symlink_to(f"../../sd{'a' if '500' in name else 'b'}1")
+    by_id = dataclasses.replace(commands, devices=str(folder))
     await ZfsPools(watch, commands=by_id, timing=QUICK).import_pool("17")
-    assert f"zpool import -f -o cachefile=none -R /mnt -d {host.root}/dev 17" in zfs.commands()
+    searched = f"-d {folder}/scsi-36000c501-part1 -d {folder}/wwn-0x6000c500-part1"
+    assert f"zpool import -f -o cachefile=none -R /mnt {searched} 17" in zfs.commands()
+
+
+async def test_a_complaint_names_the_folder_that_was_searched(
+    zfs: FakeZfs, host: FakeHost, commands: ZfsCommands
+) -> None:
+    tank(zfs, trouble=["UNAVAIL", "One or more devices are missing from the system.", "The pool cannot be imported."])
+    folder = host.root / "dev"
+    complaint = await dataclasses.replace(commands, devices=str(folder)).import_pool("17")
+    assert f"zpool import -f -o cachefile=none -R /mnt -d {folder} 17`: cannot import 'tank'" in complaint
+
+
+async def test_a_folder_without_devices_is_searched_all_the_same(
+    zfs: FakeZfs, commands: ZfsCommands, tmp_path: Path
+) -> None:
+    """Without -d, zpool would search others."""
+    tank(zfs)
+    (tmp_path / "empty").mkdir()
+    await dataclasses.replace(commands, devices=str(tmp_path / "empty")).importable()
+    assert zfs.commands()[-1] == f"zpool import -d {tmp_path}/empty"
 
 
 async def test_a_pool_that_cannot_be_imported(zfs: FakeZfs, driver: ZfsPools) -> None:
