@@ -7,7 +7,7 @@ from middlewared.lab.netns.layout import PREFIX_LENGTH
 from middlewared.lab.places import NODES, other
 from middlewared.lab.vm.layout import POOL, VM
 from middlewared.plugins.firewall.nft_rules import TABLE
-from support.vm import VmLab
+from support.vm import KIND, VmLab
 
 _SCRIPT = f"""\
 #!/bin/sh
@@ -17,15 +17,12 @@ case $1 in
     *) systemctl stop export; zpool export -f {POOL} ;;
 esac
 """
-# Register whatever was, then clear: linux/pr.h, IOC_PR_REGISTER with PR_FL_IGNORE_KEY, IOC_PR_CLEAR.
+# Register whatever was there before, then clear, by each path: the clearer must be registered by the one that it uses.
 _CLEAR = """\
-import fcntl, glob, os, struct
-for path in glob.glob("/dev/disk/by-id/scsi-3*"):
-    if "-part" not in path:
-        disk = os.open(path, os.O_RDONLY)
-        fcntl.ioctl(disk, 0x401870C8, struct.pack("QQII", 0, 1, 1, 0))
-        fcntl.ioctl(disk, 0x401070CD, struct.pack("QII", 1, 0, 0))
-        os.close(disk)
+for path in /dev/sd[a-z]; do
+    sg_persist --out --register-ignore --param-sark=1 "$path"
+    sg_persist --out --clear --param-rk=1 "$path"
+done
 """
 _CONF = """\
 global_defs {{
@@ -54,7 +51,8 @@ async def install(lab: VmLab, master: str) -> None:
     for node in NODES:
         await lab.inside(node, "systemctl", "stop", "fenced")
         await lab.inside(node, "nft", "delete", "table", "inet", TABLE)
-    await lab.inside(master, "/opt/middlewared/bin/python", "-c", _CLEAR)
+    await lab.inside(master, "sh", "-ec", _CLEAR)
+    assert await lab.holders() == [None] * KIND.disks
     for node, priority in ((master, 150), (other(master), 100)):
         conf = _CONF.format(priority=priority, address=VM.virtual[0], length=PREFIX_LENGTH)
         await lab.write_inside(node, "/usr/local/sbin/plain", _SCRIPT)

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,27 @@ _LAST_WORDS = ("resetting this controller", "Kernel panic", "watchdog", "reboot:
 _KILLS = {"restart_daemon": "middlewared", "kill_keeper": "fenced", "kill_speaker": "middlewared-vrrp"}
 
 
+class Cables:
+    """The carriers of one machine's NICs; it has them all when it is new."""
+
+    def __init__(self, node: str, set_link: Callable[..., Awaitable[None]]) -> None:
+        """`set_link(nic, up=…)`."""
+        self.wanted: Mapping[str, bool] = {}  # by link, as the room said last
+        self.changing = asyncio.Lock()
+        self._node = node
+        self._set_link = set_link
+        self._are: dict[str, bool] = {}  # by link
+
+    async def plug(self) -> None:
+        """Bring them to what is wanted. One call after the other: the room's last word holds."""
+        async with self.changing:
+            for link, up in self.wanted.items():
+                nic = nic_of(link, self._node)
+                if nic and self._are.get(link, True) != up:
+                    await self._set_link(nic, up=up)
+                    self._are[link] = up
+
+
 class Hull:
     """What is around the virtual machine: power button, cables, console, and an onlooker inside."""
 
@@ -44,7 +65,7 @@ class Hull:
         self._room = LineClient(places.room, self._on_room_event, self._room_lost)
         self._server = LineServer(self._handle)
         self._work: set[asyncio.Task[Any]] = set()
-        self._links: dict[str, bool] = {}
+        self._cables = Cables(node, self._emulator.set_link)
         self._held: dict[str, list[str]] = {}
         self._relaying: asyncio.Server | None = None
 
@@ -64,8 +85,10 @@ class Hull:
     async def _power_on(self, links: Mapping[str, bool]) -> None:
         fresh = fresh_mark(self.places, self.node)
         begins = await asyncio.to_thread(fresh.exists)
-        await self._emulator.start(snapshot=begins)
-        await self._plug(links)
+        self._cables.wanted = self._cables.wanted or links  # what came meanwhile is newer
+        async with self._cables.changing:
+            await self._emulator.start(snapshot=begins)
+        await self._cables.plug()
         self._relaying = await asyncio.start_unix_server(self._relay, str(self.places.api(self.node)))
         await self._server.start(self.places.machine(self.node))
         self._start(self._listen())
@@ -90,16 +113,6 @@ class Hull:
         with suppress(LineError):
             await self._room.call("halt", timeout_ms=_ROOM_MS, kind=kind, reason=reason)
             await asyncio.get_running_loop().create_future()
-
-    # ------------------------------------------------------------------------------------------ cables
-
-    async def _plug(self, links: Mapping[str, bool]) -> None:
-        """Set the carriers that have changed; a new machine has them all."""
-        for link, up in links.items():
-            nic = nic_of(link, self.node)
-            if nic and self._links.get(link, True) != up:
-                await self._emulator.set_link(nic, up=up)
-        self._links = dict(links)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The controller's API by the lab's own cable."""
@@ -142,7 +155,8 @@ class Hull:
 
     def _on_room_event(self, event: str, data: Any) -> None:
         if event == "links":
-            self._start(self._plug(data))
+            self._cables.wanted = data
+            self._start(self._cables.plug())
         elif event in _KILLS:
             unit = f"{_KILLS[event]}.service"
             self._start(self._emulator.agent.run("systemctl", "kill", "--signal=KILL", unit))

@@ -1,12 +1,13 @@
 """What the room learns from a virtual machine's cables and console."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from middlewared.lab.places import LINKS, NODES
 from middlewared.lab.vm import layout
-from middlewared.lab.vm.machine import last_words, nic_of
+from middlewared.lab.vm.machine import Cables, last_words, nic_of
 
 
 def test_each_link_is_plugged_into_the_nic_that_it_names() -> None:
@@ -19,6 +20,27 @@ def test_each_link_is_plugged_into_the_nic_that_it_names() -> None:
         "disks-a": ("san0", ""),
         "disks-b": ("", "san0"),
     }
+
+
+async def test_the_last_word_about_a_carrier_holds() -> None:
+    """Also when it comes while an earlier one is still carried out."""
+    carriers: dict[str, bool] = {}
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def set_link(nic: str, *, up: bool) -> None:
+        asked.set()
+        await answered.wait()
+        carriers[nic] = up
+
+    cables = Cables("a", set_link)
+    cables.wanted = {"heartbeat": False, "lan-a": True, "lan-b": False}
+    first = asyncio.create_task(cables.plug())
+    await asked.wait()
+    cables.wanted = {"heartbeat": True, "lan-a": True, "lan-b": True}
+    second = asyncio.create_task(cables.plug())
+    answered.set()
+    await asyncio.gather(first, second)
+    assert carriers == {"hb0": True}
 
 
 @pytest.mark.parametrize(
