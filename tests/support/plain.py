@@ -18,8 +18,10 @@ case $1 in
 esac
 """
 # Register whatever was there before, then clear, by each path: the clearer must be registered by the one that it uses.
+# First a question, which is answered with what happened to the disk meanwhile (a unit attention, SAM-5 5.14).
 _CLEAR = """\
 for path in /dev/sd[a-z]; do
+    sg_persist --in --read-keys "$path" || true
     sg_persist --out --register-ignore --param-sark=1 "$path"
     sg_persist --out --clear --param-rk=1 "$path"
 done
